@@ -1,0 +1,5 @@
+"""``python -m kernelgate``."""
+
+from .app import main
+
+main()

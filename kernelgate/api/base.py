@@ -1,0 +1,137 @@
+"""What all handlers share: who calls, the body, errors as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from ..auth import Authenticator, Owner
+from ..errors import BodyTooLarge, GateError, InvalidRequest, MethodNotAllowed, NotFound
+from ..health import Health
+from ..sessions.execute import Executor
+from ..sessions.session import Sessions
+from .parse import parse_user
+
+REQUEST_ID_HEADER = "X-Request-ID"
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the handlers call; the application makes it once."""
+
+    authenticator: Authenticator
+    executor: Executor
+    sessions: Sessions
+    health: Health
+    max_body_bytes: int
+    keepalive_seconds: float
+
+
+class GateHandler(RequestHandler):
+    """A handler whose errors are JSON: ``{"error": code, "message": sentence, "request_id": id, …}``."""
+
+    services: Services
+
+    def initialize(self, services: Services) -> None:
+        self.services = services
+        given = self.request.headers.get(REQUEST_ID_HEADER, "")
+        self.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+    def set_default_headers(self) -> None:
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.clear_header("Server")
+
+    def prepare(self) -> None:
+        self.set_header(REQUEST_ID_HEADER, self.request_id)
+
+    def owner(self, user: str | None = None) -> Owner:
+        """Return who calls. The user is ``user``, else the query's ``user_id``. Raises `Unauthorized`."""
+        if user is None:
+            user = parse_user(self.get_query_argument("user_id", None, strip=False), "user_id")
+        return self.services.authenticator.owner(self.request.headers, user)
+
+    def reply(self, value: Any, status: int = 200) -> None:
+        """Finish with ``value`` as JSON."""
+        self.set_status(status)
+        self.finish(to_json(value))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = as_gate_error(status_code, kwargs.get("exc_info", (None, None, None))[1])
+        self.set_header(REQUEST_ID_HEADER, self.request_id)
+        if error.status == 401:
+            self.set_header("WWW-Authenticate", "Bearer")
+        details = error.details()
+        if "retry_after_seconds" in details:
+            self.set_header("Retry-After", str(details["retry_after_seconds"]))
+        self.reply(self.error_body(error), error.status)
+
+    def error_body(self, error: GateError) -> dict[str, Any]:
+        message = (
+            str(error)
+            if error.status != 500 or type(error) is not GateError
+            else "an internal error; see the log"
+        )
+        return {"error": error.code, "message": message, "request_id": self.request_id, **error.details()}
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        if not isinstance(value, GateError):
+            super().log_exception(typ, value, tb)
+
+
+@stream_request_body
+class BodyHandler(GateHandler):
+    """A handler that reads a body of bounded size. What is too large is read to its end and answered with 413."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self._chunks: list[bytes] = []
+        self._received = 0
+
+    def data_received(self, chunk: bytes) -> None:
+        self._received += len(chunk)
+        if self._received <= self.services.max_body_bytes:
+            self._chunks.append(chunk)
+        else:
+            self._chunks.clear()
+
+    def body(self) -> bytes:
+        """Return the body. Raises `BodyTooLarge`."""
+        if self._received > self.services.max_body_bytes:
+            raise BodyTooLarge(
+                f"a body of at most {self.services.max_body_bytes} bytes is expected, got {self._received}"
+            )
+        return b"".join(self._chunks)
+
+
+class NotFoundHandler(BodyHandler):
+    """Answers what no route matches."""
+
+    def _no_route(self, *_args: str) -> None:
+        raise NotFound(f"there is no {self.request.path}")
+
+    get = post = put = delete = patch = head = options = _no_route
+
+
+def as_gate_error(status: int, error: BaseException | None) -> GateError:
+    """Return what a client is told of ``error``; what is not ours becomes an internal error without details."""
+    if isinstance(error, GateError):
+        return error
+    if isinstance(error, HTTPError):
+        if status == 404:
+            return NotFound("there is no such route")
+        if status == 405:
+            return MethodNotAllowed("the route does not know this method")
+        if 400 <= status < 500:
+            return InvalidRequest(error.log_message or "the request cannot be understood")
+    return GateError("internal error")
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))

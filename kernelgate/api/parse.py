@@ -1,0 +1,142 @@
+"""From a request's bytes to what it asks for. Pure: raises `InvalidRequest` that says what was expected."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InvalidRequest, UnsupportedLanguage
+from ..languages import LANGUAGES, Language, find_language
+
+SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+TIMEOUT_MS = (100, 300_000)
+MAX_USER_CHARS = 256
+
+
+@dataclass(frozen=True)
+class ExecBody:
+    """The body of ``POST /exec``. ``timeout`` in seconds."""
+
+    language: Language
+    code: str
+    session_id: str
+    user_id: str
+    argv: tuple[str, ...]
+    timeout: float | None
+
+
+def parse_exec(body: bytes) -> ExecBody:
+    """Read the body of ``POST /exec``; fields that are not known are passed over."""
+    fields = parse_object(body)
+    parse_user(fields.get("entity_id"), "entity_id")
+    return ExecBody(
+        language=_language(fields),
+        code=_code(fields),
+        session_id=parse_session_id(fields.get("session_id")),
+        user_id=parse_user(fields.get("user_id"), "user_id"),
+        argv=_argv(fields.get("args")),
+        timeout=_timeout(fields.get("timeout")),
+    )
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that ``body`` holds."""
+    if not body:
+        raise InvalidRequest("a JSON object is expected in the body, got an empty one")
+    try:
+        value = json.loads(body)
+    except RecursionError:
+        raise InvalidRequest("the JSON is nested too deep") from None
+    except ValueError as error:
+        raise InvalidRequest(f"the body is no valid JSON: {_printable(str(error))}") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"a JSON object is expected in the body, got {_type(value)}")
+    return value
+
+
+def parse_session_id(value: object) -> str:
+    """Return a session id, empty for none."""
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or not SESSION_ID.fullmatch(value):
+        raise InvalidRequest("session_id: 1 to 128 letters, digits, '-' or '_' are expected")
+    return value
+
+
+def parse_user(value: object, name: str) -> str:
+    """Return a user's or entity's id, empty for none."""
+    if value is None:
+        return ""
+    if not isinstance(value, str) or len(value) > MAX_USER_CHARS:
+        raise InvalidRequest(
+            f"{name}: a text of at most {MAX_USER_CHARS} characters is expected, got {_type(value)}"
+        )
+    _check_text(value, name)
+    return value
+
+
+def _language(fields: Mapping[str, Any]) -> Language:
+    name = fields.get("lang")
+    known = ", ".join(language.id for language in LANGUAGES)
+    if not isinstance(name, str):
+        raise InvalidRequest(f"lang: one of {known} is expected, got {_type(name)}")
+    language = find_language(name)
+    if language is None:
+        raise UnsupportedLanguage(f"lang: one of {known} is expected, got {_printable(name[:40])!r}")
+    return language
+
+
+def _code(fields: Mapping[str, Any]) -> str:
+    code = fields.get("code")
+    if not isinstance(code, str):
+        raise InvalidRequest(f"code: a text is expected, got {_type(code)}")
+    _check_text(code, "code")
+    return code
+
+
+def _argv(args: object) -> tuple[str, ...]:
+    """Return the program's arguments: a list's items one by one, anything else as one; texts as they are."""
+    if args is None:
+        return ()
+    items = args if isinstance(args, list) else [args]
+    argv = tuple(item if isinstance(item, str) else json.dumps(item) for item in items)
+    for item in argv:
+        _check_text(item, "args")
+    return argv
+
+
+def _timeout(value: object) -> float | None:
+    if value is None:
+        return None
+    least, most = TIMEOUT_MS
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise InvalidRequest(
+            f"timeout: milliseconds from {least} to {most} are expected, got {_printable(repr(value)[:40])}"
+        )
+    return value / 1000
+
+
+def _check_text(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{name}: there is a lone surrogate at character {error.start}") from None
+
+
+def _type(value: object) -> str:
+    names = {
+        type(None): "nothing",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+    }
+    return names.get(type(value), "an object")
+
+
+def _printable(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode("ascii")

@@ -1,0 +1,87 @@
+"""The commands beside the server: ``kernelgate images …`` and ``kernelgate config …``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from . import settings
+from .configuration import CLASSES, ConfiguredApp
+from .containers.engine import Engine
+from .containers.images import ImageBuilder
+from .errors import ConfigError, UnsupportedLanguage
+from .languages import LANGUAGES, Language, find_language
+
+
+class ImagesApp(ConfiguredApp):
+    """``kernelgate images build [LANG…]`` and ``kernelgate images list``."""
+
+    name = "kernelgate-images"
+    description = """Build the images that kernels run in.
+
+    kernelgate images build [LANG…]   build what is missing, for all languages or those named
+    kernelgate images list            show the images and whether they are there
+    """
+
+    def run(self) -> None:
+        self.checked_values()
+        engine = Engine.instance(parent=self)
+        builder = ImageBuilder(engine.api, parent=self)
+        action, *names = self.extra_args or ["list"]
+        languages = [_language(name) for name in names] or list(LANGUAGES)
+        if action == "build":
+            for language in languages:
+                self.say(f"{language.id}: {builder.build(language, self.say)} is there")
+        elif action == "list":
+            for language in languages:
+                self.say(
+                    f"{language.id}: {builder.name(language)} {'' if builder.present(language) else '(not built)'}"
+                )
+        else:
+            self.fail(f"'build' or 'list' is expected, got {action!r}")
+
+
+class ConfigApp(ConfiguredApp):
+    """``kernelgate config summary|validate|security|template|export``."""
+
+    name = "kernelgate-config"
+    description = """Look at the configuration.
+
+    kernelgate config summary    every setting and its value
+    kernelgate config validate   check all settings; exit code 1 when there are mistakes
+    kernelgate config security   what is unsafe for production; exit code 1 when something is
+    kernelgate config template   a .env file with every variable
+    kernelgate config export     every variable as JSON, secrets masked
+    """
+
+    def run(self) -> None:
+        actions: dict[str, Callable[[], None]] = {
+            "summary": lambda: self.say(settings.summary(self.checked_values())),
+            "validate": self.validate,
+            "security": self.security,
+            "template": lambda: self.say(settings.env_template(CLASSES).rstrip("\n")),
+            "export": lambda: self.say(json.dumps(settings.export(self.checked_values()), indent=2)),
+        }
+        wanted = self.extra_args[0] if self.extra_args else ""
+        if wanted not in actions:
+            self.fail(f"one of {', '.join(actions)} is expected, got {wanted!r}")
+        actions[wanted]()
+
+    def validate(self) -> None:
+        self.checked_values()
+        self.say("the configuration is valid")
+
+    def security(self) -> None:
+        findings = settings.security_findings(self.checked_values())
+        if findings:
+            raise ConfigError(findings)
+        self.say("nothing unsafe was found")
+
+
+def _language(name: str) -> Language:
+    language = find_language(name)
+    if language is None:
+        raise UnsupportedLanguage(
+            f"one of {', '.join(known.id for known in LANGUAGES)} is expected, got {name!r}"
+        )
+    return language

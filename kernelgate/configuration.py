@@ -1,0 +1,99 @@
+"""How every command of kernelgate gets its configuration: command line > environment > .env > file > default."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.application import JupyterApp, base_aliases, base_flags
+from traitlets import Unicode
+
+from . import __version__, settings
+from .auth import Authenticator
+from .containers.engine import Engine
+from .containers.images import ImageBuilder
+from .containers.provisioner import DockerProvisioner
+from .containers.runtime import RuntimeFolder
+from .errors import ConfigError, GateError
+from .kernel.hub import Kernel
+from .kernel.pool import PoolSettings
+from .kernel.starter import KernelStarter
+from .server import Server
+from .sessions.admission import Admission
+from .sessions.execute import Executor
+from .sessions.session import Sessions
+
+CLASSES = [
+    Server,
+    Authenticator,
+    Engine,
+    RuntimeFolder,
+    DockerProvisioner,
+    ImageBuilder,
+    KernelStarter,
+    Kernel,
+    PoolSettings,
+    Sessions,
+    Admission,
+    Executor,
+]
+"""Every class with settings, in the order of the documentation."""
+
+
+class ConfiguredApp(JupyterApp):  # type: ignore[misc]
+    """A Jupyter application that takes the settings of `CLASSES` from everywhere and checks them all at once."""
+
+    version = __version__
+    classes = CLASSES
+    raise_config_file_errors = True
+    aliases = {**base_aliases, "env-file": "ConfiguredApp.env_file"}  # noqa: RUF012
+    flags = {  # noqa: RUF012
+        name: flag
+        for name, flag in base_flags.items()
+        if name in ("debug", "show-config", "show-config-json")
+    }
+
+    env_file = Unicode(".env", help="File with environment variables, read when it is there.").tag(
+        config=True
+    )
+
+    def load_config_file(self, suppress_errors: bool = True) -> None:
+        super().load_config_file(suppress_errors)
+        env_file = settings.read_env_file(Path(self.env_file))
+        environment, self._problems = settings.environment_config(self.classes, os.environ, env_file)
+        for warning in settings.env_file_warnings(self.classes, env_file):
+            self.log.warning(warning)
+        self.config = settings.override(self.classes, self.config, environment)
+
+    def checked_values(self) -> dict[settings.Knob, Any]:
+        """Return all settings. Raises `ConfigError` with everything that is wrong with them."""
+        problems = [*self._problems, *settings.check_config(self.classes, self.config)]
+        if not problems:
+            problems = PoolSettings(parent=self).problems()
+        if problems:
+            raise ConfigError(problems)
+        return settings.effective_values(self.classes, self.config)
+
+    def start(self) -> None:
+        """Run the command; a `GateError` is told in a line and ends it with exit code 1."""
+        super().start()
+        try:
+            self.run()
+        except ConfigError as error:
+            self.fail("the configuration holds mistakes:", *(f"  {problem}" for problem in error.problems))
+        except GateError as error:
+            self.fail(str(error))
+
+    def run(self) -> None:
+        """Do what the command is for."""
+        raise NotImplementedError
+
+    def say(self, text: str) -> None:
+        """Print a line for the person at the terminal."""
+        print(text, flush=True)  # noqa: T201
+
+    def fail(self, *lines: str) -> None:
+        print(f"{self.name}: " + "\n".join(lines), file=sys.stderr)  # noqa: T201
+        self.exit(1)

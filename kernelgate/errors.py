@@ -1,0 +1,142 @@
+"""The error tree. Each error carries its HTTP status and a machine-readable code.
+
+    GateError                      500 internal_error
+    ├── InvalidRequest             400 invalid_request
+    │   ├── UnsupportedLanguage    400 unsupported_language
+    │   └── BodyTooLarge           413 body_too_large
+    ├── Unauthorized               401 unauthorized
+    ├── NotFound                   404 not_found
+    │   └── SessionNotFound        404 session_not_found
+    ├── MethodNotAllowed           405 method_not_allowed
+    ├── RateLimited                429 rate_limited         (has retry_after_seconds)
+    ├── Unavailable                503 unavailable          try again later
+    │   ├── EngineError            503 engine_unavailable   Docker refused, failed or did not answer
+    │   ├── KernelStartError       503 kernel_start_failed  no kernel could be started
+    │   └── ShuttingDown           503 shutting_down        the server stops
+    ├── KernelDied                 500 kernel_died          the kernel ended while it was spoken to
+    ├── ImageError                 500 image_error          an image could not be built
+    └── ConfigError                500 config_error         the configuration holds mistakes
+
+An error in the user's code is no error of ours: it is a result.
+"""
+
+from __future__ import annotations
+
+
+class GateError(Exception):
+    """Whatever kernelgate reports to a client. ``str(error)`` says what was expected, what came, what to do."""
+
+    status = 500
+    code = "internal_error"
+
+    def details(self) -> dict[str, object]:
+        """More fields for the error's JSON object."""
+        return {}
+
+
+class InvalidRequest(GateError):
+    """The client sent something that cannot be understood."""
+
+    status = 400
+    code = "invalid_request"
+
+
+class UnsupportedLanguage(InvalidRequest):
+    """``lang`` names no language that runs here."""
+
+    code = "unsupported_language"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The request's body is over the limit."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class Unauthorized(GateError):
+    """No key, or one that is not known."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class NotFound(GateError):
+    """There is no such thing, or it belongs to somebody else."""
+
+    status = 404
+    code = "not_found"
+
+
+class SessionNotFound(NotFound):
+    """The owner has no session with that id."""
+
+    code = "session_not_found"
+
+
+class MethodNotAllowed(GateError):
+    """The route exists and does not know the method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class RateLimited(GateError):
+    """Too much at once: the same call works after ``retry_after_seconds``."""
+
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+    def details(self) -> dict[str, object]:
+        return {"retry_after_seconds": self.retry_after_seconds}
+
+
+class Unavailable(GateError):
+    """Something that the call needs does not work at the moment."""
+
+    status = 503
+    code = "unavailable"
+
+
+class EngineError(Unavailable):
+    """The Docker engine refused, failed, or did not answer."""
+
+    code = "engine_unavailable"
+
+
+class KernelStartError(Unavailable):
+    """A kernel could not be started."""
+
+    code = "kernel_start_failed"
+
+
+class ShuttingDown(Unavailable):
+    """The server stops and takes no more work."""
+
+    code = "shutting_down"
+
+
+class KernelDied(GateError):
+    """The kernel ended while it was spoken to."""
+
+    code = "kernel_died"
+
+
+class ImageError(GateError):
+    """An image could not be built or found."""
+
+    code = "image_error"
+
+
+class ConfigError(GateError):
+    """The configuration holds mistakes; ``problems`` lists all of them, one sentence each."""
+
+    code = "config_error"
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

@@ -1,0 +1,88 @@
+"""ZeroMQ sockets on the event loop: the only door to a kernel's channels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from ..errors import Unavailable
+
+MAX_SOCKETS = 65_536
+TURN = 200
+"""Messages taken from one socket before others get their turn."""
+
+RECEIVE_QUEUE = 64
+"""Messages that wait on our side for being read. More wait in the kernel's container, within its own memory."""
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """Return a context for all the kernels of a server."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
+    return context
+
+
+class Channel:
+    """One connected socket. Calls ``on_frames`` with each message, on the loop, in order.
+
+    ZeroMQ's file descriptor tells of a change only once, so each use of the socket is followed by a look whether
+    there is something to read.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        kind: int,
+        address: str,
+        on_frames: Callable[[list[bytes]], None],
+        max_message_bytes: int,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_frames = on_frames
+        self._drain_scheduled = False
+        self._socket = socket = context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
+        socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
+        if kind == zmq.SUB:
+            socket.setsockopt(zmq.SUBSCRIBE, b"")
+        socket.connect(address)
+        self._descriptor = int(socket.getsockopt(zmq.FD))
+        self._loop.add_reader(self._descriptor, self._drain)
+        self._schedule_drain()
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Send a message. Raises `Unavailable` when the kernel has not taken the ones before."""
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            raise Unavailable("the kernel takes no more messages") from None
+        self._schedule_drain()
+
+    def close(self) -> None:
+        """Close the socket. Called again, it does nothing."""
+        if not self._socket.closed:
+            self._loop.remove_reader(self._descriptor)
+            self._socket.close()
+
+    def _schedule_drain(self) -> None:
+        if not self._drain_scheduled:
+            self._drain_scheduled = True
+            self._loop.call_soon(self._scheduled_drain)
+
+    def _scheduled_drain(self) -> None:
+        self._drain_scheduled = False
+        self._drain()
+
+    def _drain(self) -> None:
+        for _ in range(TURN):
+            if self._socket.closed:
+                return
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._on_frames(frames)
+        self._schedule_drain()

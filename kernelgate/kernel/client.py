@@ -1,0 +1,222 @@
+"""Running code in a kernel: one execute request, from the sending until the kernel has done with it or is dead."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from ..containers.engine import Exit
+from .hub import Kernel
+from .messages import BadMessage, Message
+from .outputs import Folded, OutputFold, OutputLimits
+
+INTERRUPT_GRACE = 2.0
+"""Seconds between an interrupt and the kill of a kernel that goes on."""
+
+IDLE_WAIT = 1.0
+"""Seconds without any output after which the idle status is taken for lost, once the reply is there."""
+
+IDLE_WAIT_MOST = 20.0
+LISTEN_AGAIN = 2.0
+
+
+class Status(str, Enum):
+    """How an execution ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    KILLED = "killed"
+
+
+EXIT_CODES = {Status.OK: 0, Status.ERROR: 1, Status.TIMEOUT: 124}
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What to run: the code, its command line, its bounds."""
+
+    code: str
+    timeout: float
+    """Seconds."""
+    argv: Sequence[str] = ()
+    limits: OutputLimits = field(default_factory=OutputLimits)
+    silent: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """How an execution ended and what it put out. ``duration`` in seconds."""
+
+    status: Status
+    exit_code: int
+    output: Folded
+    duration: float
+    kernel_alive: bool
+    message: str = ""
+    """For statuses other than ok and error: what happened, in a sentence."""
+
+
+class _Run:
+    """One execution under way. ``done`` completes when the kernel has done with it, or has died."""
+
+    def __init__(self, kernel: Kernel, execution: Execution) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._kernel = kernel
+        self.fold = OutputFold(execution.limits)
+        self.reply: dict[str, Any] | None = None
+        self.done: asyncio.Future[None] = self._loop.create_future()
+        self._last_output = self._replied_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self.request = kernel.send(
+            "shell", "execute_request", _content(execution), _metadata(execution), self._on_output
+        )
+        self.request.reply.add_done_callback(self._on_reply)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._kernel.forget(self.request)
+
+    def _on_output(self, message: Message) -> None:
+        self._last_output = self._loop.time()
+        self.fold.add(message)
+        if self.fold.idle and self.reply is not None:
+            self._finish()
+
+    def _on_reply(self, future: asyncio.Future[Message]) -> None:
+        if future.cancelled():
+            return
+        if future.exception() is not None:  # the kernel has died; what it put out may still be on its way
+            self._loop.call_soon(self._finish)
+            return
+        try:
+            self.reply = future.result().content
+        except BadMessage:
+            self.reply = {"status": "error"}
+        if self.fold.idle:
+            self._finish()
+        else:
+            self._replied_at = self._last_output = self._loop.time()
+            self._timer = self._loop.call_later(IDLE_WAIT, self._check_idle)
+
+    def _check_idle(self) -> None:
+        """Give up on the idle status when output has ceased: it went missing with other messages."""
+        now = self._loop.time()
+        if now - self._last_output >= IDLE_WAIT or now - self._replied_at >= IDLE_WAIT_MOST:
+            self.fold.lost()
+            self._finish()
+        else:
+            self._timer = self._loop.call_later(IDLE_WAIT, self._check_idle)
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+async def execute(kernel: Kernel, execution: Execution) -> Result:
+    """Run code and return the result, whatever the code does; the kernel may be dead afterwards.
+
+    When the caller is cancelled, the code is interrupted, or the kernel killed, before this returns.
+    """
+    started = time.monotonic()
+    run = _Run(kernel, execution)
+    try:
+        timed_out = not await _wait(run, execution.timeout)
+        if timed_out:
+            await _stop(kernel, run)
+        if kernel.alive and not run.fold.idle:
+            await _resume(kernel)
+    except asyncio.CancelledError:
+        await _stop(kernel, run)
+        raise
+    finally:
+        run.close()
+    return _result(kernel, run, timed_out, time.monotonic() - started)
+
+
+async def _wait(run: _Run, seconds: float) -> bool:
+    """Wait until the run is done; False when the time is over before."""
+    try:
+        async with asyncio.timeout(seconds):
+            await asyncio.shield(run.done)
+    except TimeoutError:
+        return run.done.done()
+    return True
+
+
+async def _stop(kernel: Kernel, run: _Run) -> None:
+    """Interrupt what runs; kill the kernel when that does not help in time."""
+    kernel.interrupt()
+    if not await _wait(run, INTERRUPT_GRACE):
+        await kernel.kill()
+
+
+async def _resume(kernel: Kernel) -> None:
+    """After the idle status went missing: listen again, or give the kernel up."""
+    if not await kernel.listen_again(LISTEN_AGAIN):
+        await kernel.kill()
+
+
+def _result(kernel: Kernel, run: _Run, timed_out: bool, duration: float) -> Result:
+    output = run.fold.result()
+    end = kernel.ended.result() if kernel.ended.done() else None
+    status, exit_code, message = _verdict(output, run.reply, end, timed_out, duration)
+    return Result(status, exit_code, output, duration, kernel_alive=end is None, message=message)
+
+
+def _verdict(
+    output: Folded, reply: dict[str, Any] | None, end: Exit | None, timed_out: bool, duration: float
+) -> tuple[Status, int, str]:
+    """Decide what happened: status, exit code, and a sentence for what the code did not cause by itself."""
+    if end is not None and end.out_of_memory and not timed_out:
+        return Status.OUT_OF_MEMORY, 137, "Out of memory: the kernel was killed and its variables are lost"
+    if timed_out:
+        lost = " The kernel did not react and was killed; its variables are lost" if end is not None else ""
+        return Status.TIMEOUT, 124, f"Time limit exceeded: stopped after {duration:.1f} s.{lost}"
+    if end is not None and reply is None:
+        return (
+            Status.KILLED,
+            end.code,
+            f"The kernel ended with exit code {end.code} and its variables are lost",
+        )
+    if output.error is None and (reply or {}).get("status") == "ok":
+        return Status.OK, 0, ""
+    exit_code = _exit_code(output.error or {})
+    return (Status.OK if exit_code == 0 else Status.ERROR), exit_code, ""
+
+
+def _exit_code(error: dict[str, Any]) -> int:
+    """Return the exit code that a script would have had: ``sys.exit``'s, else 1."""
+    if error.get("ename") != "SystemExit":
+        return 1
+    value = error.get("evalue", "")
+    if value in ("", "None", "False"):
+        return 0
+    return (
+        int(value) & 0xFF
+        if value.lstrip("-").isascii() and value.lstrip("-").isdigit() and len(value) < 12
+        else 1
+    )
+
+
+def _content(execution: Execution) -> dict[str, Any]:
+    return {
+        "code": execution.code,
+        "silent": execution.silent,
+        "store_history": not execution.silent,
+        "user_expressions": {},
+        "allow_stdin": False,
+        "stop_on_error": False,
+    }
+
+
+def _metadata(execution: Execution) -> dict[str, Any]:
+    return {
+        "kernelgate": {"argv": list(execution.argv), "max_stream_chars": execution.limits.stream_chars},
+    }

@@ -1,0 +1,135 @@
+"""Jupyter messages <-> ZeroMQ frames. Pure: no sockets, no loop.
+
+Every byte from a kernel is hostile: user code shares the process, knows the key and can send what it likes. So
+signatures of incoming messages are not looked at (they would prove nothing), sizes are bounded, and whatever is
+not well-formed raises `BadMessage`. Wire format: https://jupyter-client.readthedocs.io/en/stable/messaging.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+DELIMITER = b"<IDS|MSG>"
+PROTOCOL_VERSION = "5.3"
+MAX_FRAMES = 256
+MAX_HEADER_BYTES = 1 << 16
+
+
+class BadMessage(ValueError):
+    """Frames that are no Jupyter message."""
+
+
+class Message:
+    """A message that came from a kernel. ``content`` and ``metadata`` are read from JSON when asked for."""
+
+    __slots__ = ("_content", "buffers", "frames", "header", "parent_header")
+
+    def __init__(self, frames: Sequence[bytes]) -> None:
+        """``frames``: signature, header, parent header, metadata, content, then buffers."""
+        if not 5 <= len(frames) <= MAX_FRAMES:
+            raise BadMessage(f"a message has 5 to {MAX_FRAMES} frames, got {len(frames)}")
+        self.frames = frames
+        self.header = _small_object(frames[1], "header")
+        self.parent_header = _small_object(frames[2], "parent_header")
+        self.buffers = frames[5:]
+        self._content: dict[str, Any] | None = None
+
+    @property
+    def msg_type(self) -> str:
+        """The type, empty if there is none."""
+        return _text(self.header.get("msg_type"))
+
+    @property
+    def parent_id(self) -> str:
+        """The ``msg_id`` of the request that this message belongs to, empty if there is none."""
+        return _text(self.parent_header.get("msg_id"))
+
+    @property
+    def size(self) -> int:
+        """Bytes of content and buffers."""
+        return len(self.frames[4]) + sum(len(buffer) for buffer in self.buffers)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The content. Raises `BadMessage` when it is no JSON object."""
+        if self._content is None:
+            self._content = read_object(self.frames[4], "content")
+        return self._content
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return read_object(self.frames[3], "metadata")
+
+
+def parse(frames: Sequence[bytes]) -> Message:
+    """Read what came from a socket: routing frames or a topic, the delimiter, the message."""
+    for index, frame in enumerate(frames[:8]):
+        if frame == DELIMITER:
+            return Message(frames[index + 1 :])
+    raise BadMessage("no delimiter among the first frames")
+
+
+class Encoder:
+    """Makes signed requests for one kernel."""
+
+    def __init__(self, key: bytes) -> None:
+        self._hmac = hmac.new(key, digestmod=hashlib.sha256)
+        self.session = secrets.token_hex(16)
+
+    def encode(
+        self,
+        msg_type: str,
+        content: Mapping[str, Any],
+        metadata: Mapping[str, Any] | None = None,
+        buffers: Sequence[bytes] = (),
+    ) -> tuple[str, list[bytes]]:
+        """Return the new message's id and its frames."""
+        msg_id = secrets.token_hex(16)
+        header = {
+            "msg_id": msg_id,
+            "msg_type": msg_type,
+            "session": self.session,
+            "username": "kernelgate",
+            "date": datetime.now(UTC).isoformat(),
+            "version": PROTOCOL_VERSION,
+        }
+        parts = [_json(header), b"{}", _json(metadata or {}), _json(content)]
+        return msg_id, [DELIMITER, self.sign(parts), *parts, *buffers]
+
+    def sign(self, parts: Sequence[bytes]) -> bytes:
+        """Return the signature of the four JSON frames of a message."""
+        digest = self._hmac.copy()
+        for part in parts:
+            digest.update(part)
+        return digest.hexdigest().encode("ascii")
+
+
+def read_object(data: bytes, what: str) -> dict[str, Any]:
+    """Return the JSON object in ``data``; raises `BadMessage` for anything else, however deep or malformed."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(f"{what} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadMessage(f"{what} is no JSON object")
+    return value
+
+
+def _small_object(data: bytes, what: str) -> dict[str, Any]:
+    if len(data) > MAX_HEADER_BYTES:
+        raise BadMessage(f"{what} has {len(data)} bytes, more than {MAX_HEADER_BYTES}")
+    return read_object(data, what)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,160 @@
+"""The server: makes each part once, in order; starts and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from collections.abc import Coroutine
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from traitlets import Int, Unicode
+from traitlets.config import LoggingConfigurable
+
+from .api.base import Services
+from .api.routes import application
+from .auth import Authenticator
+from .containers.engine import Engine
+from .containers.images import ImageBuilder
+from .containers.lockdown import LABEL_SERVER
+from .containers.provisioner import remove_leftovers
+from .containers.runtime import RuntimeFolder
+from .errors import ConfigError, GateError, ImageError
+from .health import Health
+from .kernel.pool import KernelPool, PoolSettings
+from .kernel.starter import KernelStarter
+from .languages import LANGUAGES
+from .sessions.admission import Admission
+from .sessions.execute import Executor
+from .sessions.session import Sessions
+
+MAX_DRAINED_BYTES = 1 << 30
+"""A body larger than the limit is read up to this size, so that the client gets to see the answer."""
+
+
+class Server(LoggingConfigurable):
+    """The whole server in one process."""
+
+    host = Unicode("0.0.0.0", help="Address to listen on.").tag(config=True, env="API_HOST", group="API")
+    port = Int(8000, min=0, max=65535, help="Port to listen on. 0: one that is free.").tag(
+        config=True, env="API_PORT", group="API"
+    )
+    max_request_mb = Int(32, min=1, help="MB that the body of a request may have.").tag(config=True)
+    keepalive_seconds = Int(
+        4,
+        min=1,
+        help="Seconds after which a client that waits for running code is sent a space, again and again.",
+    ).tag(config=True)
+    shutdown_seconds = Int(
+        15, min=0, help="Seconds that running executions have to end when the server stops."
+    ).tag(config=True, env="SHUTDOWN_SECONDS", group="API")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.runtime_folder = RuntimeFolder.instance(parent=self)
+        self.engine = Engine.instance(parent=self)
+        self.authenticator = Authenticator(parent=self)
+        self.pool_settings = PoolSettings(parent=self)
+        self.admission = Admission(parent=self)
+        self._http: HTTPServer | None = None
+
+    async def start(self) -> None:
+        """Start everything. Raises `ConfigError`, `EngineError`, `ImageError`, `OSError` (the port is taken)."""
+        problems = self.pool_settings.problems()
+        if problems:
+            raise ConfigError(problems)
+        raise_file_limit()
+        images = await self._images()
+        self.runtime_folder.open()
+        removed = await remove_leftovers(self.engine, self.runtime_folder)
+        if removed:
+            self.log.info("removed %d containers that a dead server left behind", removed)
+        self._make_parts(images)
+        for pool in self.pools.values():
+            pool.open()
+        self.sessions.open()
+        self._listen()
+
+    async def ready(self) -> None:
+        """Wait until a first kernel waits in each pool that is filled ahead, or has failed to start."""
+        for pool in self.pools.values():
+            await pool.wait_filled()
+
+    async def stop(self) -> None:
+        """Let what runs come to its end, within bounds; then remove every container and folder."""
+        if self._http is not None:
+            self._http.stop()
+            self.admission.close()
+            if not await self.admission.wait_all_done(self.shutdown_seconds):
+                self.log.warning("%d executions are cut off", self.admission.running)
+            await self._attempt(self.sessions.close())
+            for pool in self.pools.values():
+                await self._attempt(pool.close())
+            await self._attempt(self._http.close_all_connections())
+            self.starter.close()
+        await self._attempt(self._remove_all())
+        self.engine.close()
+        self.runtime_folder.close()
+        RuntimeFolder.clear_instance()
+        Engine.clear_instance()
+
+    @property
+    def address(self) -> str:
+        """The URL at which this machine reaches the server."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.bound_port}"
+
+    def _make_parts(self, images: dict[str, str]) -> None:
+        self.starter = KernelStarter(images, parent=self)
+        self.pools = {
+            language.id: KernelPool(language, self.starter, self.pool_settings) for language in LANGUAGES
+        }
+        self.sessions = Sessions(self.pools, parent=self)
+        self.executor = Executor(self.sessions, self.admission, parent=self)
+        self.health = Health(self.engine, self.pools, self.admission, self.sessions)
+
+    def _listen(self) -> None:
+        services = Services(
+            authenticator=self.authenticator,
+            executor=self.executor,
+            sessions=self.sessions,
+            health=self.health,
+            max_body_bytes=self.max_request_mb << 20,
+            keepalive_seconds=self.keepalive_seconds,
+        )
+        sockets = bind_sockets(self.port, self.host)
+        self.bound_port = sockets[0].getsockname()[1]
+        self._http = HTTPServer(application(services), max_body_size=MAX_DRAINED_BYTES)
+        self._http.add_sockets(sockets)
+
+    async def _images(self) -> dict[str, str]:
+        builder = ImageBuilder(self.engine.api, parent=self)
+        names = {language.id: builder.name(language) for language in LANGUAGES}
+        for language in LANGUAGES:
+            if not await self.engine.has_image(names[language.id]):
+                raise ImageError(
+                    f"the image {names[language.id]} is not there: run 'kernelgate images build {language.id}' first"
+                )
+        return names
+
+    async def _remove_all(self) -> None:
+        label = f"{LABEL_SERVER}={self.runtime_folder.lock_path}"
+        left = await self.engine.containers(label)
+        await asyncio.gather(*(self.engine.remove(container["Id"]) for container in left))
+
+    async def _attempt(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do a part of the stop; that it fails must not keep the rest from being done."""
+        try:
+            await work
+        except (GateError, OSError):
+            self.log.exception("a part of the server did not stop as it should")
+
+
+def raise_file_limit() -> None:
+    """Allow this process as many open files as it may allow itself: a kernel takes about ten."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, os.sysconf("SC_OPEN_MAX"))
+    if wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,1 @@
+"""What runs inside a Python container: ipykernel, fitted to a sandbox. Imports nothing of the server."""

@@ -1,0 +1,48 @@
+"""A Session that sends no message larger than the gateway takes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jupyter_client.jsonutil import json_default
+from jupyter_client.session import Session
+
+MAX_MESSAGE_BYTES = 32 << 20
+
+
+def pack(message: Any) -> bytes:
+    """Return ``message`` as JSON in ASCII, in which a lone surrogate is as good as any other character."""
+    return json.dumps(message, default=json_default, allow_nan=False).encode("ascii")
+
+
+class SandboxSession(Session):
+    """Replaces an outgoing message over `MAX_MESSAGE_BYTES` by a notice.
+
+    The gateway drops the connection of a kernel that sends more than it bears; a notice in its place tells the
+    user what was left out.
+    """
+
+    def serialize(self, msg: dict[str, Any], ident: Any = None) -> list[bytes]:
+        frames: list[bytes] = super().serialize(msg, ident)
+        size = sum(len(frame) for frame in frames)
+        if size <= MAX_MESSAGE_BYTES:
+            return frames
+        note = f"{msg['msg_type']} of {size} bytes left out: a message may have {MAX_MESSAGE_BYTES} bytes"
+        return super().serialize({**msg, **_notice(msg, note)}, ident)
+
+    def send(self, stream: Any, msg_or_type: Any, *args: Any, **kwargs: Any) -> Any:
+        buffers = kwargs.get("buffers")
+        if buffers and sum(memoryview(buffer).nbytes for buffer in buffers) > MAX_MESSAGE_BYTES:
+            kwargs["buffers"] = []
+        return super().send(stream, msg_or_type, *args, **kwargs)
+
+
+def _notice(msg: dict[str, Any], note: str) -> dict[str, Any]:
+    if msg["msg_type"].endswith("_reply"):
+        content = {"status": "error", "ename": "MessageTooLarge", "evalue": note, "traceback": [note]}
+        if msg["msg_type"] == "execute_reply":
+            content["execution_count"] = msg["content"].get("execution_count", 0)
+        return {"content": content}
+    header = {**msg["header"], "msg_type": "stream"}
+    return {"header": header, "msg_type": "stream", "content": {"name": "stderr", "text": f"[{note}]\n"}}

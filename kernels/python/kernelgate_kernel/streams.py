@@ -1,0 +1,183 @@
+"""stdout and stderr of user code: what Python prints, and what anyone writes to the file descriptors 1 and 2."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import select
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from ipykernel.iostream import OutStream
+
+READ_SIZE = 1 << 16
+MESSAGE_CHARS = 1 << 18
+BUFFER_CHARS = 1 << 20
+
+
+class ByteStream(io.RawIOBase):
+    """The ``buffer`` of a stream: bytes that are written to it come out as text of the stream."""
+
+    def __init__(self, stream: SandboxStream) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def write(self, data: Any) -> int:
+        data = bytes(data)
+        self._stream.write(self._decoder.decode(data))
+        return len(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class SandboxStream(OutStream):  # type: ignore[misc]
+    """An OutStream that loses nothing.
+
+    What is written to the file descriptor goes through a pipe. Whoever flushes empties the pipe first, so all
+    that a cell's code and its finished subprocesses wrote comes before the cell's reply. Forked children write
+    to the descriptor too. Closing lasts until the next cell.
+    """
+
+    limit: int | None = None
+    """Characters that one cell may print; what exceeds them is dropped here. None: no limit."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._pipe_lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._shut = False
+        self._buffered = 0
+        self._printed = 0
+        self.buffer = ByteStream(self)
+        super().__init__(*args, **kwargs)
+        os.register_at_fork(after_in_child=self._leave_to_child)
+
+    # ---- the descriptor
+
+    def _setup_stream_redirects(self, name: str) -> None:
+        self._descriptor = getattr(sys, name).fileno()
+        self._fid, self._pipe_end = os.pipe()
+        os.set_inheritable(self._pipe_end, False)
+        os.dup2(self._pipe_end, self._descriptor)
+        self.watch_fd_thread = threading.Thread(target=self._watch_pipe_fd, name=f"{name}-pipe", daemon=True)
+        self.watch_fd_thread.start()
+
+    def _watch_pipe_fd(self) -> None:
+        waiting = select.poll()
+        waiting.register(self._fid, select.POLLIN)
+        while True:
+            waiting.poll()
+            self._empty_pipe(READ_SIZE)
+
+    def _pipe_holds(self) -> bool:
+        poll = select.poll()  # one object serves one thread at a time, so each call has its own
+        poll.register(self._fid, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _empty_pipe(self, at_most: int) -> None:
+        """Take what the pipe holds, up to about ``at_most`` bytes, and write it to the stream."""
+        with self._pipe_lock:
+            while at_most > 0 and self._pipe_holds():
+                data = os.read(self._fid, READ_SIZE)
+                at_most -= len(data)
+                self._append(self._decoder.decode(data))
+
+    def _leave_to_child(self) -> None:
+        """In a forked child: print to the descriptor, the threads of this object do not exist there."""
+        plain = open(self._descriptor, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is self:
+                setattr(sys, name, plain)
+
+    def fileno(self) -> int:
+        return int(self._descriptor)
+
+    # ---- what Python's own files offer
+
+    def reconfigure(self, **_options: object) -> None:
+        """Accepted and without effect: text leaves as Unicode."""
+
+    @property
+    def line_buffering(self) -> bool:
+        return False
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "replace"
+
+    def close(self) -> None:
+        """Refuse what is written from now on, until the next cell begins."""
+        self.flush()
+        self._shut = True
+
+    @property
+    def closed(self) -> bool:
+        return self._shut
+
+    def write(self, string: str) -> int:
+        if self._shut:
+            raise ValueError("I/O operation on closed file.")
+        if not isinstance(string, str):
+            raise TypeError(f"write() argument must be str, not {type(string).__name__}")
+        if self._pipe_holds():
+            self._empty_pipe(READ_SIZE)  # what came before in the pipe is shown before
+        self._append(string)
+        if self._buffered > BUFFER_CHARS and threading.current_thread() is not self.pub_thread.thread:
+            self.flush()
+        return len(string)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    # ---- cells
+
+    def begin_cell(self, limit: int | None) -> None:
+        """Open the stream and its descriptor again and count from zero. Called before each cell."""
+        self._shut = False
+        self._printed = 0
+        self.limit = limit
+        try:
+            intact = os.path.samestat(os.fstat(self._descriptor), os.fstat(self._pipe_end))
+        except OSError:
+            intact = False
+        if not intact:
+            os.dup2(self._pipe_end, self._descriptor)
+
+    def _append(self, string: str) -> None:
+        if self.limit is not None and self._printed + len(string) > self.limit:
+            string = string[: max(0, self.limit + 1 - self._printed)]  # one more tells that there was more
+        if not string:
+            return
+        self._printed += len(string)
+        self._buffered += len(string)
+        super().write(string)
+
+    def flush(self) -> None:
+        """Send all that was written; returns when it is on its way. Costs nothing when there is nothing."""
+        if self._pipe_holds():
+            self._empty_pipe(BUFFER_CHARS)
+        if self._flush_pending or not self._sending.acquire(blocking=False):
+            super().flush()
+        else:
+            self._sending.release()
+
+    def _flush(self) -> None:
+        with self._sending:
+            self._buffered = 0
+            super()._flush()
+
+    def _flush_buffers(self) -> Iterator[tuple[dict[str, Any], str]]:
+        for parent, data in super()._flush_buffers():
+            for start in range(0, len(data), MESSAGE_CHARS):
+                yield parent, data[start : start + MESSAGE_CHARS]
