@@ -1,5 +1,5 @@
 """``python -m kernelgate``."""
 
-from .app import main
+from kernelgate.app import main
 
 main()

@@ -8,23 +8,20 @@ import signal
 from typing import Any
 
 from tornado import autoreload
-from traitlets import Bool
 
-from . import settings
-from .auth import DEFAULT_KEY
-from .commands import ConfigApp, ImagesApp
-from .configuration import ConfiguredApp
-from .errors import KernelStartError
-from .server import Server
+from kernelgate import settings
+from kernelgate.auth import DEFAULT_KEY
+from kernelgate.commands import ConfigApp, ImagesApp
+from kernelgate.configuration import ConfiguredApp
+from kernelgate.errors import KernelStartError
+from kernelgate.server import Server
 
 
 class KernelGateApp(ConfiguredApp):
     """The server as an application."""
 
     name = "kernelgate"
-    description = (
-        "Run code in Jupyter kernels inside locked-down Docker containers, for whoever asks over HTTP."
-    )
+    description = "Run code in Jupyter kernels inside locked-down Docker containers, for whoever asks over HTTP."
     subcommands = {  # noqa: RUF012
         "images": (ImagesApp, "Build the images that kernels run in."),
         "config": (ConfigApp, "Show, check and export the configuration."),
@@ -35,20 +32,10 @@ class KernelGateApp(ConfiguredApp):
         "port": "Server.port",
     }
 
-    debug = Bool(False, help="Log every detail. Not for production.").tag(
-        config=True, env="API_DEBUG", group="API"
-    )
-    reload = Bool(False, help="Start again when the source changes. For development.").tag(
-        config=True, env="API_RELOAD", group="API"
-    )
-    classes = [*ConfiguredApp.classes]  # noqa: RUF012
-
     def run(self) -> None:
         values = self.checked_values()
         for finding in settings.security_findings(values):
             self.log.warning(finding)
-        if self.debug:
-            self.log_level = logging.DEBUG
         try:
             asyncio.run(self._serve())
         except OSError as error:
@@ -59,9 +46,11 @@ class KernelGateApp(ConfiguredApp):
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signum, stopping.set)
-        if self.reload:
-            autoreload.start()
         server = Server(parent=self)
+        if server.debug:
+            self.log_level = logging.DEBUG
+        if server.reload:
+            autoreload.start()
         try:
             await server.start()
             await self._until_stopped(server, stopping)

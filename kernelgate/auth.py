@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from traitlets import Int, List, Unicode
 from traitlets.config import LoggingConfigurable
 
-from .errors import InvalidRequest, Unauthorized
+from kernelgate.errors import InvalidRequest, Unauthorized
 
 DEFAULT_KEY = "test-api-key"
 SHORTEST_SAFE_KEY = 16
@@ -48,15 +48,15 @@ class Authenticator(LoggingConfigurable):
     api_key = Unicode(DEFAULT_KEY, help="The API key.").tag(
         config=True, env="API_KEY", group="Authentication", secret=True, insecure=unsafe_key
     )
-    api_keys = List(
-        Unicode(), help="More API keys. Each is a tenant of its own: sessions are not shared."
-    ).tag(config=True, env="API_KEYS", group="Authentication", secret=True, insecure=unsafe_keys)
+    api_keys = List(Unicode(), help="More API keys. Each is a tenant of its own: sessions are not shared.").tag(
+        config=True, env="API_KEYS", group="Authentication", secret=True, insecure=unsafe_keys
+    )
     header = Unicode("x-api-key", help="Name of the HTTP header that carries the API key.").tag(
         config=True, env="API_KEY_HEADER", group="Authentication"
     )
-    cache_ttl = Int(
-        300, min=0, help="Seconds for which a key that was found valid is not looked for again."
-    ).tag(config=True, env="API_KEY_CACHE_TTL", group="Authentication")
+    cache_ttl = Int(300, min=0, help="Seconds for which a key that was found valid is not looked for again.").tag(
+        config=True, env="API_KEY_CACHE_TTL", group="Authentication"
+    )
 
     def owner(self, headers: Mapping[str, str], user: str = "") -> Owner:
         """Return whose key the headers carry. Raises `Unauthorized`, and `InvalidRequest` for two keys at once."""
@@ -72,18 +72,14 @@ class Authenticator(LoggingConfigurable):
         scheme, _, credentials = headers.get("Authorization", "").strip().partition(" ")
         bearer = credentials.strip() if scheme.lower() in ("bearer", "token") else ""
         if own and bearer:
-            raise InvalidRequest(
-                f"one API key is expected, got two: in {self.header!r} and in 'Authorization'"
-            )
+            raise InvalidRequest(f"one API key is expected, got two: in {self.header!r} and in 'Authorization'")
         return own or bearer
 
     def _known(self, digest: str) -> str:
         cached = self._cache.get(digest)
         if cached is not None and time.monotonic() - cached < self.cache_ttl:
             return digest
-        matches = [
-            hmac.compare_digest(digest, known) for known in self._digests
-        ]  # no early end: constant time
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]  # no early end: constant time
         if not any(matches):
             raise Unauthorized("the API key is not known")
         self._cache[digest] = time.monotonic()

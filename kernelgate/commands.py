@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from . import settings
-from .configuration import CLASSES, ConfiguredApp
-from .containers.engine import Engine
-from .containers.images import ImageBuilder
-from .errors import ConfigError, UnsupportedLanguage
-from .languages import LANGUAGES, Language, find_language
+from kernelgate import settings
+from kernelgate.configuration import CLASSES, ConfiguredApp
+from kernelgate.containers.engine import Engine
+from kernelgate.containers.images import ImageBuilder
+from kernelgate.errors import ConfigError, UnsupportedLanguage
+from kernelgate.languages import LANGUAGES, Language, find_language
 
 
 class ImagesApp(ConfiguredApp):
@@ -42,7 +42,7 @@ class ImagesApp(ConfiguredApp):
 
 
 class ConfigApp(ConfiguredApp):
-    """``kernelgate config summary|validate|security|template|export``."""
+    """``kernelgate config summary|validate|security|template|table|export``."""
 
     name = "kernelgate-config"
     description = """Look at the configuration.
@@ -51,6 +51,7 @@ class ConfigApp(ConfiguredApp):
     kernelgate config validate   check all settings; exit code 1 when there are mistakes
     kernelgate config security   what is unsafe for production; exit code 1 when something is
     kernelgate config template   a .env file with every variable
+    kernelgate config table      every variable as Markdown
     kernelgate config export     every variable as JSON, secrets masked
     """
 
@@ -60,6 +61,7 @@ class ConfigApp(ConfiguredApp):
             "validate": self.validate,
             "security": self.security,
             "template": lambda: self.say(settings.env_template(CLASSES).rstrip("\n")),
+            "table": lambda: self.say(settings.markdown_table(CLASSES).rstrip("\n")),
             "export": lambda: self.say(json.dumps(settings.export(self.checked_values()), indent=2)),
         }
         wanted = self.extra_args[0] if self.extra_args else ""
@@ -81,7 +83,5 @@ class ConfigApp(ConfiguredApp):
 def _language(name: str) -> Language:
     language = find_language(name)
     if language is None:
-        raise UnsupportedLanguage(
-            f"one of {', '.join(known.id for known in LANGUAGES)} is expected, got {name!r}"
-        )
+        raise UnsupportedLanguage(f"one of {', '.join(known.id for known in LANGUAGES)} is expected, got {name!r}")
     return language

@@ -9,23 +9,24 @@ from typing import Any
 
 from jupyter_core.application import JupyterApp, base_aliases, base_flags
 from traitlets import Unicode
+from traitlets.config import Configurable
 
-from . import __version__, settings
-from .auth import Authenticator
-from .containers.engine import Engine
-from .containers.images import ImageBuilder
-from .containers.provisioner import DockerProvisioner
-from .containers.runtime import RuntimeFolder
-from .errors import ConfigError, GateError
-from .kernel.hub import Kernel
-from .kernel.pool import PoolSettings
-from .kernel.starter import KernelStarter
-from .server import Server
-from .sessions.admission import Admission
-from .sessions.execute import Executor
-from .sessions.session import Sessions
+from kernelgate import __version__, settings
+from kernelgate.auth import Authenticator
+from kernelgate.containers.engine import Engine
+from kernelgate.containers.images import ImageBuilder
+from kernelgate.containers.provisioner import DockerProvisioner
+from kernelgate.containers.runtime import RuntimeFolder
+from kernelgate.errors import ConfigError, GateError
+from kernelgate.kernel.hub import Kernel
+from kernelgate.kernel.pool import PoolSettings
+from kernelgate.kernel.starter import KernelStarter
+from kernelgate.server import Server
+from kernelgate.sessions.admission import Admission
+from kernelgate.sessions.execute import Executor
+from kernelgate.sessions.session import Sessions
 
-CLASSES = [
+CLASSES: list[type[Configurable]] = [
     Server,
     Authenticator,
     Engine,
@@ -42,7 +43,7 @@ CLASSES = [
 """Every class with settings, in the order of the documentation."""
 
 
-class ConfiguredApp(JupyterApp):  # type: ignore[misc]
+class ConfiguredApp(JupyterApp):
     """A Jupyter application that takes the settings of `CLASSES` from everywhere and checks them all at once."""
 
     version = __version__
@@ -50,16 +51,12 @@ class ConfiguredApp(JupyterApp):  # type: ignore[misc]
     raise_config_file_errors = True
     aliases = {**base_aliases, "env-file": "ConfiguredApp.env_file"}  # noqa: RUF012
     flags = {  # noqa: RUF012
-        name: flag
-        for name, flag in base_flags.items()
-        if name in ("debug", "show-config", "show-config-json")
+        name: flag for name, flag in base_flags.items() if name in ("debug", "show-config", "show-config-json")
     }
 
-    env_file = Unicode(".env", help="File with environment variables, read when it is there.").tag(
-        config=True
-    )
+    env_file = Unicode(".env", help="File with environment variables, read when it is there.").tag(config=True)
 
-    def load_config_file(self, suppress_errors: bool = True) -> None:
+    def load_config_file(self, suppress_errors: bool = True) -> None:  # type: ignore[override]
         super().load_config_file(suppress_errors)
         env_file = settings.read_env_file(Path(self.env_file))
         environment, self._problems = settings.environment_config(self.classes, os.environ, env_file)

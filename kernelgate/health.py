@@ -6,12 +6,12 @@ import platform
 import time
 from typing import Any
 
-from . import __version__
-from .containers.engine import Engine
-from .errors import EngineError
-from .kernel.pool import KernelPool
-from .sessions.admission import Admission
-from .sessions.session import Sessions
+from kernelgate import __version__
+from kernelgate.containers.engine import Engine
+from kernelgate.errors import EngineError
+from kernelgate.kernel.pool import KernelPool
+from kernelgate.sessions.admission import Admission
+from kernelgate.sessions.session import Sessions
 
 
 class Health:

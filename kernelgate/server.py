@@ -10,28 +10,33 @@ from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
-from traitlets import Int, Unicode
+from traitlets import Bool, Int, Unicode
 from traitlets.config import LoggingConfigurable
 
-from .api.base import Services
-from .api.routes import application
-from .auth import Authenticator
-from .containers.engine import Engine
-from .containers.images import ImageBuilder
-from .containers.lockdown import LABEL_SERVER
-from .containers.provisioner import remove_leftovers
-from .containers.runtime import RuntimeFolder
-from .errors import ConfigError, GateError, ImageError
-from .health import Health
-from .kernel.pool import KernelPool, PoolSettings
-from .kernel.starter import KernelStarter
-from .languages import LANGUAGES
-from .sessions.admission import Admission
-from .sessions.execute import Executor
-from .sessions.session import Sessions
+from kernelgate.api.base import Services
+from kernelgate.api.routes import application
+from kernelgate.auth import Authenticator
+from kernelgate.containers.engine import Engine
+from kernelgate.containers.images import ImageBuilder
+from kernelgate.containers.lockdown import LABEL_SERVER
+from kernelgate.containers.provisioner import remove_leftovers
+from kernelgate.containers.runtime import RuntimeFolder
+from kernelgate.errors import ConfigError, GateError, ImageError
+from kernelgate.health import Health
+from kernelgate.kernel.pool import KernelPool, PoolSettings
+from kernelgate.kernel.starter import KernelStarter
+from kernelgate.languages import LANGUAGES
+from kernelgate.sessions.admission import Admission
+from kernelgate.sessions.execute import Executor
+from kernelgate.sessions.session import Sessions
 
 MAX_DRAINED_BYTES = 1 << 30
 """A body larger than the limit is read up to this size, so that the client gets to see the answer."""
+
+
+def unsafe_debug(debug: object) -> str | None:
+    """Say what makes debugging unsafe in production."""
+    return "API_DEBUG is on: logs may show what users run" if debug else None
 
 
 class Server(LoggingConfigurable):
@@ -40,6 +45,13 @@ class Server(LoggingConfigurable):
     host = Unicode("0.0.0.0", help="Address to listen on.").tag(config=True, env="API_HOST", group="API")
     port = Int(8000, min=0, max=65535, help="Port to listen on. 0: one that is free.").tag(
         config=True, env="API_PORT", group="API"
+    )
+    debug = Bool(
+        False,
+        help="Log every detail. Not for production.",
+    ).tag(config=True, env="API_DEBUG", group="API", insecure=unsafe_debug)
+    reload = Bool(False, help="Start again when the source changes. For development.").tag(
+        config=True, env="API_RELOAD", group="API"
     )
     max_request_mb = Int(32, min=1, help="MB that the body of a request may have.").tag(config=True)
     keepalive_seconds = Int(
@@ -135,7 +147,7 @@ class Server(LoggingConfigurable):
         for language in LANGUAGES:
             if not await self.engine.has_image(names[language.id]):
                 raise ImageError(
-                    f"the image {names[language.id]} is not there: run 'kernelgate images build {language.id}' first"
+                    f"the image {names[language.id]} is not there: run 'kernelgate images build {language.id}'"
                 )
         return names
 

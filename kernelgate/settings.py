@@ -136,8 +136,7 @@ def _has_computed_default(cls: type[Configurable], trait: Trait) -> bool:
     """Whether ``cls``, or a class up to the trait's own, computes the default with a method."""
     bases = [base for base in cls.__mro__ if issubclass(base, trait.this_class or cls)]
     return any(
-        name == f"_{trait.name}_default"
-        or (isinstance(value, DefaultHandler) and value.trait_name == trait.name)
+        name == f"_{trait.name}_default" or (isinstance(value, DefaultHandler) and value.trait_name == trait.name)
         for base in bases
         for name, value in vars(base).items()
     )
@@ -225,9 +224,7 @@ def _parse_env_value(name: str, raw: str) -> str:
         return _COMMENT.sub("", raw).strip()
     match = (_SINGLE_QUOTED if text[0] == "'" else _DOUBLE_QUOTED).fullmatch(text)
     if match is None:
-        raise ValueError(
-            f"must end the quoted value of {name} with a quote, followed by nothing but a comment"
-        )
+        raise ValueError(f"must end the quoted value of {name} with a quote, followed by nothing but a comment")
     return match[1] if text[0] == "'" else _ESCAPE.sub(_unescape, match[1])
 
 

@@ -347,10 +347,7 @@ def test_a_raw_string_becomes_a_value(name: str, raw: str, value: object) -> Non
     ("name", "raw"),
     [
         *[("is_open", raw) for raw in ("", "2", "maybe", "truee", "None", "y", "t")],
-        *[
-            ("seats", raw)
-            for raw in ("", "abc", "1.0", "1e1", "1_0", "٣", "0x10", "0", "100", "1 2", "9" * 5000)
-        ],
+        *[("seats", raw) for raw in ("", "abc", "1.0", "1e1", "1_0", "٣", "0x10", "0", "100", "1 2", "9" * 5000)],
         *[("debts", raw) for raw in ("1", "-")],
         *[("spare", raw) for raw in ("None", "null")],
         *[("heat", raw) for raw in ("", "hot", "nan", "inf", "-inf", "-0.1", "1.1", "0_1", "0,5")],
@@ -406,9 +403,7 @@ def test_a_blank_value_counts_as_not_set(name: str, blank: str) -> None:
     assert load({name: blank}) == {}
 
 
-@pytest.mark.parametrize(
-    ("environ", "seats"), [({}, 5), ({"KITCHEN_SEATS": "6"}, 6), ({"KITCHEN_SEATS": ""}, 5)]
-)
+@pytest.mark.parametrize(("environ", "seats"), [({}, 5), ({"KITCHEN_SEATS": "6"}, 6), ({"KITCHEN_SEATS": ""}, 5)])
 def test_the_environment_wins_over_the_env_file_unless_blank(
     environ: dict[str, str], seats: int, env_file: EnvFileReader
 ) -> None:
@@ -457,9 +452,7 @@ def test_a_problem_never_shows_a_secret() -> None:
     )
 
 
-def test_all_problems_are_collected_and_the_rest_is_loaded(
-    env_file: EnvFileReader, tmp_path: FilePath
-) -> None:
+def test_all_problems_are_collected_and_the_rest_is_loaded(env_file: EnvFileReader, tmp_path: FilePath) -> None:
     environ = {"KITCHEN_SEATS": "x", "KITCHEN_OVENS": "3", "BOTTLES": "y"}
     config, problems = settings.environment_config(CLASSES, environ, env_file("oops\nKITCHEN_HEAT=z\n"))
     assert [problem.split()[0] for problem in problems] == [
@@ -829,9 +822,7 @@ def test_the_command_line_wins_whichever_class_it_names(
     section_name: str, start_app: AppStarter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GateApp, "classes", [Cellar, DeepCellar])
-    app = start_app(
-        file="c.DeepCellar.bottles = 20", environ="BOTTLES=40", argv=f"--{section_name}.bottles=50"
-    )
+    app = start_app(file="c.DeepCellar.bottles = 20", environ="BOTTLES=40", argv=f"--{section_name}.bottles=50")
     assert DeepCellar(parent=app).bottles == 50
 
 

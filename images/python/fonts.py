@@ -3,8 +3,8 @@
 The list also answers to names that other systems' fonts bear, so that code which asks for one of them draws
 with a font that is here, without a warning and with glyphs for the script it wants.
 
-Any text may use the matplotlibrc's ``font.family`` for glyphs that its own font lacks. By itself matplotlib
-does so only until ``font.family`` is set, which seaborn's themes, other styles and much code do.
+Any text may use all of the matplotlibrc's ``font.sans-serif`` for glyphs that its own font lacks. By itself
+matplotlib takes one font of that list, and of ``font.family`` only what seaborn's themes and other code leave.
 """
 
 from __future__ import annotations
@@ -35,27 +35,36 @@ ALIASES = {
     ),
 }
 
-FAMILIES = """\
-        for family in prop.get_family():
+RESULT = "\n        return fpaths\n"
+RESULT_AND_FALLBACK = """
+        if fontext != "ttf":
+            return fpaths
+        return list(dict.fromkeys([*fpaths, *_fallback_fonts(_normalize_weight(prop.get_weight()) >= 600)]))
 """
-FAMILIES_AND_FALLBACK = """\
-        fallback = mpl.rcParamsOrig["font.family"] if fontext == "ttf" else ()
-        for family in dict.fromkeys([*prop.get_family(), *fallback]):
-"""
+FALLBACK_FONTS = '''
+
+@cache
+def _fallback_fonts(bold):
+    """Return the fonts of the matplotlibrc's font.sans-serif, each in bold or in the weight that it has."""
+    found = {}
+    for family in mpl.rcParamsOrig["font.sans-serif"]:
+        fonts = [font for font in fontManager.ttflist if font.name == family and font.style == "normal"]
+        for font in sorted(fonts, key=lambda font: (_normalize_weight(font.weight) >= 600) != bold):
+            found.setdefault(family, FontPath(font.fname, font.index))
+    return tuple(found.values())
+'''
 
 
 def add_fallback() -> None:
-    """Let text in any font fall back to the families of the matplotlibrc."""
+    """Let text in any font fall back to the sans-serif families of the matplotlibrc."""
     spec = find_spec("matplotlib")
     if spec is None or spec.origin is None:
         raise SystemExit("expected matplotlib in the image, found none")
     path = Path(spec.origin).parent / "font_manager.py"
     source = path.read_text()
-    if source.count(FAMILIES) != 1:
-        raise SystemExit(
-            f"expected one line {FAMILIES.strip()!r} in {path}; adapt fonts.py to this matplotlib"
-        )
-    path.write_text(source.replace(FAMILIES, FAMILIES_AND_FALLBACK))
+    if source.count(RESULT) != 1:
+        raise SystemExit(f"expected {RESULT.strip()!r} once in {path}; adapt fonts.py to this matplotlib")
+    path.write_text(source.replace(RESULT, RESULT_AND_FALLBACK) + FALLBACK_FONTS)
 
 
 def write_list() -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
-from ..auth import Authenticator, Owner
-from ..errors import BodyTooLarge, GateError, InvalidRequest, MethodNotAllowed, NotFound
-from ..health import Health
-from ..sessions.execute import Executor
-from ..sessions.session import Sessions
-from .parse import parse_user
+from kernelgate.api.parse import parse_user
+from kernelgate.auth import Authenticator, Owner
+from kernelgate.errors import BodyTooLarge, GateError, InvalidRequest, MethodNotAllowed, NotFound
+from kernelgate.health import Health
+from kernelgate.sessions.execute import Executor
+from kernelgate.sessions.session import Sessions
 
 REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -74,9 +74,7 @@ class GateHandler(RequestHandler):
 
     def error_body(self, error: GateError) -> dict[str, Any]:
         message = (
-            str(error)
-            if error.status != 500 or type(error) is not GateError
-            else "an internal error; see the log"
+            str(error) if error.status != 500 or type(error) is not GateError else "an internal error; see the log"
         )
         return {"error": error.code, "message": message, "request_id": self.request_id, **error.details()}
 

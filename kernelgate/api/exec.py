@@ -7,10 +7,10 @@ from typing import Any
 
 from tornado.iostream import StreamClosedError
 
-from ..errors import GateError
-from ..sessions.execute import ExecRequest
-from .base import BodyHandler, to_json
-from .parse import parse_exec
+from kernelgate.api.base import BodyHandler, to_json
+from kernelgate.api.parse import parse_exec
+from kernelgate.errors import GateError
+from kernelgate.sessions.execute import ExecRequest
 
 
 class ExecHandler(BodyHandler):

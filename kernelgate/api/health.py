@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import GateHandler
+from kernelgate.api.base import GateHandler
 
 
 class HealthHandler(GateHandler):

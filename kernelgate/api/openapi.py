@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from .. import __version__
-from ..errors import (
+from kernelgate import __version__
+from kernelgate.api.base import GateHandler
+from kernelgate.errors import (
     BodyTooLarge,
     EngineError,
     GateError,
@@ -20,9 +21,8 @@ from ..errors import (
     Unauthorized,
     UnsupportedLanguage,
 )
-from ..kernel.client import Status
-from ..languages import LANGUAGES
-from .base import GateHandler
+from kernelgate.kernel.client import Status
+from kernelgate.languages import LANGUAGES
 
 Json = dict[str, Any]
 
@@ -111,9 +111,7 @@ def _paths() -> Json:
             )
         },
         "/sessions/{session_id}": {
-            "parameters": [
-                {"name": "session_id", "in": "path", "required": True, "schema": {"type": "string"}}
-            ],
+            "parameters": [{"name": "session_id", "in": "path", "required": True, "schema": {"type": "string"}}],
             "get": _operation(
                 "Show a session.",
                 {"200": _json("The session.", "Session")},
@@ -151,7 +149,8 @@ def _paths() -> Json:
 def _operation(summary: str, responses: Json, errors: list[type[GateError]], **more: Any) -> Json:
     """Return an operation; every one may also answer 404, 405 and 500."""
     by_status: dict[int, list[str]] = {}
-    for error in [*errors, NotFound, MethodNotAllowed, GateError]:
+    possible: list[type[GateError]] = [*errors, NotFound, MethodNotAllowed, GateError]
+    for error in possible:
         by_status.setdefault(error.status, []).append(error.code)
     described = {
         str(status): {

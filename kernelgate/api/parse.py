@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InvalidRequest, UnsupportedLanguage
-from ..languages import LANGUAGES, Language, find_language
+from kernelgate.errors import InvalidRequest, UnsupportedLanguage
+from kernelgate.languages import LANGUAGES, Language, find_language
 
 SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 TIMEOUT_MS = (100, 300_000)

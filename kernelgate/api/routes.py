@@ -6,11 +6,11 @@ from typing import Any
 
 from tornado.web import Application, RequestHandler
 
-from .base import NotFoundHandler, Services
-from .exec import ExecHandler
-from .health import DetailedHealthHandler, HealthHandler
-from .openapi import OpenApiHandler
-from .sessions import SessionHandler, SessionsHandler
+from kernelgate.api.base import NotFoundHandler, Services
+from kernelgate.api.exec import ExecHandler
+from kernelgate.api.health import DetailedHealthHandler, HealthHandler
+from kernelgate.api.openapi import OpenApiHandler
+from kernelgate.api.sessions import SessionHandler, SessionsHandler
 
 SESSION = r"(?P<session_id>[^/]+)"
 
@@ -31,7 +31,7 @@ def application(services: Services, **settings: Any) -> Application:
     """Return the web application. ``settings`` are Tornado's."""
     handlers = [(PREFIX + route + r"/?", handler, {"services": services}) for route, handler in ROUTES]
     return Application(
-        handlers,  # type: ignore[arg-type]
+        handlers,
         default_handler_class=NotFoundHandler,
         default_handler_args={"services": services},
         **settings,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import SessionNotFound
-from .base import GateHandler
-from .parse import SESSION_ID
+from kernelgate.api.base import GateHandler
+from kernelgate.api.parse import SESSION_ID
+from kernelgate.errors import SessionNotFound
 
 
 class SessionsHandler(GateHandler):

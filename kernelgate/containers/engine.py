@@ -18,7 +18,7 @@ import urllib3.exceptions
 from traitlets import Int, Unicode
 from traitlets.config import SingletonConfigurable
 
-from ..errors import EngineError
+from kernelgate.errors import EngineError
 
 T = TypeVar("T")
 
@@ -107,10 +107,9 @@ class Engine(SingletonConfigurable):
 
         return await self.run(create_and_start)
 
-    async def update(self, container: str, limits: Mapping[str, int]) -> None:
-        """Change a running container's limits (the body of Docker's "update a container")."""
-        url = f"/containers/{container}/update"
-        await self.run(lambda api: api._result(api._post_json(api._url(url), data=dict(limits)), True))
+    async def update(self, container: str, limits: Mapping[str, Any]) -> None:
+        """Change a running container's limits, named as in docker's ``APIClient.update_container``."""
+        await self.run(lambda api: api.update_container(container, **limits))
 
     async def kill(self, container: str, signal: str = "KILL") -> None:
         """Send ``signal`` to a container's first process; one that runs no more is left alone."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
@@ -38,7 +39,7 @@ from kernelgate.errors import EngineError, ImageError
 from kernelgate.languages import PYTHON, Language
 
 Say = Callable[[str], None]
-Files = Mapping[str, Path]
+Files = Mapping[str, bytes | Path]
 
 PACKAGE = Path(__file__).resolve().parent.parent
 BASE_REPOSITORY = "kernelgate/base"
@@ -71,19 +72,19 @@ def resource_folder(kind: str, package: Path = PACKAGE) -> Path:
     return installed if installed.is_dir() else package.parent / kind
 
 
-def source_files(folder: Path) -> dict[str, Path]:
-    """Return the files below ``folder`` by relative path, in order, but hidden and compiled ones."""
-    found: dict[str, Path] = {}
+def source_files(folder: Path) -> dict[str, bytes]:
+    """Return what is in the files below ``folder``, by relative path. Hidden and compiled files do not count."""
+    found: dict[str, bytes] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
         if not hidden and path.suffix != ".pyc" and path.is_file():
-            found[name.as_posix()] = path
+            found[name.as_posix()] = path.read_bytes()
     return found
 
 
-def context_files(language: Language, package: Path = PACKAGE) -> dict[str, Path]:
-    """Return the build context of a language's image, without the wheels.
+def context_files(language: Language, package: Path = PACKAGE) -> dict[str, bytes]:
+    """Return the build context of a language's image, without the wheels, as it is at this moment.
 
     The Dockerfile's folder is its root; the kernel's sources are in ``kernel/``.
     """
@@ -94,7 +95,7 @@ def context_files(language: Language, package: Path = PACKAGE) -> dict[str, Path
             f"{resource_folder('images', package) / language.folder}, found none; install kernelgate again"
         )
     kernel = source_files(resource_folder("kernels", package) / language.folder)
-    return files | {f"kernel/{name}": path for name, path in kernel.items()}
+    return files | {f"kernel/{name}": content for name, content in kernel.items()}
 
 
 def content_hash(parts: Iterable[bytes]) -> str:
@@ -112,20 +113,26 @@ def repository(language: Language) -> str:
 
 def image_name(language: Language, base_image: str, package: Path = PACKAGE) -> str:
     """Return the name of a language's image upon ``base_image``. Needs no engine; takes milliseconds."""
+    return name_of_context(language, base_image, context_files(language, package))
+
+
+def name_of_context(language: Language, base_image: str, files: Mapping[str, bytes]) -> str:
+    """Return the name of a language's image that is built of ``files`` upon ``base_image``."""
     parts = [base_image.encode()]
-    for name, path in context_files(language, package).items():
-        parts += [name.encode(), path.read_bytes()]
+    for name, content in sorted(files.items()):
+        parts += [name.encode(), content]
     return f"{repository(language)}:{content_hash(parts)}"
 
 
 def write_context(files: Files, target: BinaryIO) -> None:
     """Write ``files`` as a tar archive that depends on their names and contents alone."""
     with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, path in sorted(files.items()):
+        for name, content in sorted(files.items()):
             entry = tarfile.TarInfo(name)
-            entry.size = path.stat().st_size
             entry.mode = 0o644
-            with path.open("rb") as source:
+            with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
+                entry.size = source.seek(0, io.SEEK_END)
+                source.seek(0)
                 archive.addfile(entry, source)
     target.seek(0)
 
@@ -191,9 +198,7 @@ def updated_sources(sources: str, release: str) -> str:
         return sources
     mirror = match[1]
     return (
-        f"{sources.rstrip()}\n"
-        f"deb {mirror} {release}-updates main\n"
-        f"deb {mirror}-security {release}-security main\n"
+        f"{sources.rstrip()}\ndeb {mirror} {release}-updates main\ndeb {mirror}-security {release}-security main\n"
     )
 
 
@@ -297,21 +302,33 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(cache) / "kernelgate"
 
 
-def wheel_files(requirements: Sequence[Path], python: Interpreter, say: Say) -> dict[str, Path]:
-    """Return the wheels of ``requirements`` for the build context, downloaded if they are not here yet."""
+def wheel_files(requirements: Sequence[bytes], python: Interpreter, say: Say) -> dict[str, Path]:
+    """Return the wheels of ``requirements`` for the build context, downloaded if they are not here yet.
+
+    ``requirements`` are the contents of requirement files.
+    """
     house = cache_folder() / "wheels"
-    folder = house / f"{python.tag}-{content_hash(path.read_bytes() for path in requirements)}"
+    folder = house / f"{python.tag}-{content_hash(requirements)}"
     if not folder.is_dir():
         house.mkdir(parents=True, exist_ok=True)
         known = sorted(house.glob(f"{python.tag}-*"))
         say(f"downloading Python packages for {python.tag}")
         with TemporaryDirectory(dir=house, prefix=".partial-") as partial:
-            target = Path(partial, "wheels")
-            run(download_command(python, requirements, target, known), say, download_progress)
-            target.rename(folder)
+            fill_wheelhouse(Path(partial), requirements, python, known, say).rename(folder)
         for old in known:
             shutil.rmtree(old)
     return {f"wheels/{path.name}": path for path in sorted(folder.glob("*.whl"))}
+
+
+def fill_wheelhouse(
+    folder: Path, requirements: Sequence[bytes], python: Interpreter, known: Sequence[Path], say: Say
+) -> Path:
+    """Download the wheels of ``requirements`` and return the folder below ``folder`` that holds them."""
+    lists = [folder / f"requirements-{number}.txt" for number in range(len(requirements))]
+    for path, content in zip(lists, requirements, strict=True):
+        path.write_bytes(content)
+    run(download_command(python, lists, folder / "wheels", known), say, download_progress)
+    return folder / "wheels"
 
 
 def download_progress(line: str) -> str | None:
@@ -368,9 +385,7 @@ def run(command: Sequence[str], say: Say, progress: Callable[[str], str | None] 
             if message := progress(line):
                 say(message)
     if process.returncode:
-        raise ImageError(
-            f"{' '.join(command[:4])} … failed with exit code {process.returncode}:\n{''.join(tail)}"
-        )
+        raise ImageError(f"{' '.join(command[:4])} … failed with exit code {process.returncode}:\n{''.join(tail)}")
 
 
 @contextmanager
@@ -456,24 +471,26 @@ class ImageBuilder(LoggingConfigurable):
 
     def build(self, language: Language, say: Say) -> str:
         """Make sure that the language's image is there and return its name; ``say`` gets the progress."""
-        if self.present(language):
-            return self.name(language)
-        with build_lock(cache_folder(), say), engine_errors():
-            if not self._has(self.name(language)):
-                self._build(language, say)
-        return self.name(language)
-
-    def _build(self, language: Language, say: Say) -> None:
-        name, output = self.name(language), BuildOutput(say)
-        say(f"building {name}")
-        base = self._base(self.base_image(language), say)
         files = context_files(language)
-        if "requirements.txt" in files:
-            system = self._build_image(files, base, output, target="system")
-            lists = [files["requirements.txt"], files["installer.txt"]]
-            files |= wheel_files(lists, self._interpreter(system), say)
+        name = name_of_context(language, self.base_image(language), files)
+        with engine_errors():
+            if self._has(name):
+                return name
+            with build_lock(cache_folder(), say):
+                if not self._has(name):
+                    self._build(language, name, files, say)
+        return name
+
+    def _build(self, language: Language, name: str, sources: Mapping[str, bytes], say: Say) -> None:
+        say(f"building {name}")
+        base, output = self._base(self.base_image(language), say), BuildOutput(say)
+        files: Files = sources
+        if "requirements.txt" in sources:
+            system = self._build_image(sources, base, output, target="system")
+            lists = [sources["requirements.txt"], sources["installer.txt"]]
+            files = {**sources, **wheel_files(lists, self._interpreter(system), say)}
         self._build_image(files, base, output, tag=name)
-        self._remove_old(language, output.images)
+        self._remove_old(language, name, output.images)
         say(f"built {name}")
 
     def _has(self, image: str) -> bool:
@@ -559,9 +576,8 @@ class ImageBuilder(LoggingConfigurable):
         finally:
             self.api.remove_container(container, force=True)
 
-    def _remove_old(self, language: Language, used: set[str]) -> None:
-        """Remove the language's other images, and stages of theirs that the build did not use."""
-        current = self.name(language)
+    def _remove_old(self, language: Language, current: str, used: set[str]) -> None:
+        """Remove the language's images but ``current``, and stages of theirs that are not ``used`` any more."""
         tags = [tag for image in self.api.images(repository(language)) for tag in image["RepoTags"] or ()]
         label = f"kernelgate.language={language.folder}"
         stages = [image["Id"] for image in self.api.images(filters={"dangling": True, "label": label})]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .seccomp import seccomp_profile
+from kernelgate.containers.seccomp import seccomp_profile
 
 MB = 1 << 20
 CPU_PERIOD = 100_000
@@ -87,11 +87,11 @@ def container_body(sandbox: Sandbox) -> dict[str, Any]:
 
 
 def running_limits(limits: Limits) -> dict[str, int]:
-    """Return what Docker's "update a container" gets when user code is about to run.
+    """Return what a container is updated with when user code is about to run.
 
     A quarter of the usual CPU shares lets a kernel that boots pass the ones that run user code.
     """
-    return {"CpuPeriod": CPU_PERIOD, "CpuQuota": limits.cpu_quota, "CpuShares": 256}
+    return {"cpu_period": CPU_PERIOD, "cpu_quota": limits.cpu_quota, "cpu_shares": 256}
 
 
 def _host_config(sandbox: Sandbox) -> dict[str, Any]:

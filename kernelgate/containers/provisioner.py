@@ -12,12 +12,11 @@ from concurrent.futures import Future
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.provisioning import KernelProvisionerBase
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Bool, Int, Unicode
 
-from ..errors import KernelStartError
-from .engine import GONE, Engine, Exit, complete
-from .lockdown import (
+from kernelgate.containers.engine import GONE, Engine, Exit, complete
+from kernelgate.containers.lockdown import (
     CONNECTION_FILE,
     LABEL_KERNEL,
     LABEL_SERVER,
@@ -27,14 +26,15 @@ from .lockdown import (
     container_body,
     running_limits,
 )
-from .runtime import KernelFolder, RuntimeFolder
+from kernelgate.containers.runtime import KernelFolder, RuntimeFolder
+from kernelgate.errors import KernelStartError
 
 CHANNELS = 5
 SOCKET_POLL_SECONDS = 0.01
 UIDS = 60_000
 
 
-class DockerProvisioner(KernelProvisionerBase):  # type: ignore[misc]
+class DockerProvisioner(KernelProvisionerBase):
     """Runs a kernel in a locked-down Docker container and reaches it over ipc.
 
     `launch_kernel` returns when the kernel's sockets are bound and can no longer be replaced. A server that
@@ -72,17 +72,15 @@ class DockerProvisioner(KernelProvisionerBase):  # type: ignore[misc]
     max_open_files = Int(1024, min=64, help="Files that a process in a container may have open.").tag(
         config=True, env="MAX_OPEN_FILES", group="Execution limits"
     )
-    work_folder_mb = Int(
-        192, min=1, help="MB that the work folder /mnt/data holds (part of the memory)."
-    ).tag(config=True, env="WORK_FOLDER_MB", group="Execution limits")
+    work_folder_mb = Int(192, min=1, help="MB that the work folder /mnt/data holds (part of the memory).").tag(
+        config=True, env="WORK_FOLDER_MB", group="Execution limits"
+    )
     uid_base = Int(
         200_000,
         min=1000,
         help="Each container runs as a user id of its own, one of the 60000 that begin here.",
     ).tag(config=True)
-    start_timeout = Int(60, min=1, help="Seconds until a container must have bound its sockets.").tag(
-        config=True
-    )
+    start_timeout = Int(60, min=1, help="Seconds until a container must have bound its sockets.").tag(config=True)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -108,10 +106,9 @@ class DockerProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         """Wait until the kernel has ended; returns its exit code."""
         if self._ended is None:
             return 0
-        while not self._ended.done():
-            await asyncio.sleep(SOCKET_POLL_SECONDS)
+        end = await asyncio.shield(asyncio.wrap_future(self._ended))
         self.container = None
-        return self._ended.result().code
+        return end.code
 
     async def send_signal(self, signum: int) -> None:
         if self.container is not None and signum != 0:
@@ -124,19 +121,19 @@ class DockerProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         await self.send_signal(signal.SIGTERM)
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """Choose the addresses of the channels and write the connection file, once for us and once for the kernel."""
+        """Choose the channels' addresses; write the connection file, once for us and once for the kernel."""
         self._hold_limits = kwargs.pop("hold_limits", False)
         kwargs.pop("extra_arguments", None)
         self.runtime_folder.open()
         self.folder = self.runtime_folder.kernel_folder(self.kernel_id)
         self.folder.make()
-        manager = self.parent
+        manager: Any = self.parent
         manager.transport, manager.ip, manager.cache_ports = "ipc", self.folder.address, False
         manager.write_connection_file()
         self.connection_info = manager.get_connection_info()
         self._write_kernels_connection_file(self.folder)
         command = [part.replace("{connection_file}", CONNECTION_FILE) for part in self.kernel_spec.argv]
-        return await super().pre_launch(cmd=command, **kwargs)  # type: ignore[no-any-return]
+        return await super().pre_launch(cmd=command, **kwargs)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the container; returns when its sockets can be connected to. Raises `KernelStartError`."""
@@ -214,12 +211,12 @@ class DockerProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         )
 
     def _choose_uid(self) -> int:
-        """Pick a user id: not shared with other containers, so that no per-user limit of the kernel is; not ours."""
+        """Pick a user id that no other container has, so that no per-user limit is shared; and not ours."""
         uid = self.uid_base + random.randrange(UIDS)
         return uid if uid != os.getuid() else uid + 1
 
     def _write_kernels_connection_file(self, folder: KernelFolder) -> None:
-        info = dict(self.connection_info, ip=f"{SOCKET_FOLDER}/k")
+        info: dict[str, Any] = {**self.connection_info, "ip": f"{SOCKET_FOLDER}/k"}
         info["key"] = info["key"].decode()
         folder.connection_file.write_text(json.dumps(info))
         folder.connection_file.chmod(0o644)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
-from ..errors import Unavailable
+from kernelgate.errors import Unavailable
 
 MAX_SOCKETS = 65_536
 TURN = 200

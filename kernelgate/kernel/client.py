@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
-from ..containers.engine import Exit
-from .hub import Kernel
-from .messages import BadMessage, Message
-from .outputs import Folded, OutputFold, OutputLimits
+from kernelgate.containers.engine import Exit
+from kernelgate.kernel.hub import Kernel
+from kernelgate.kernel.messages import BadMessage, Message
+from kernelgate.kernel.outputs import Folded, OutputFold, OutputLimits
 
 INTERRUPT_GRACE = 2.0
 """Seconds between an interrupt and the kill of a kernel that goes on."""
@@ -24,7 +24,7 @@ IDLE_WAIT_MOST = 20.0
 LISTEN_AGAIN = 2.0
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """How an execution ended."""
 
     OK = "ok"
@@ -32,9 +32,6 @@ class Status(str, Enum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     KILLED = "killed"
-
-
-EXIT_CODES = {Status.OK: 0, Status.ERROR: 1, Status.TIMEOUT: 124}
 
 
 @dataclass(frozen=True)
@@ -199,9 +196,7 @@ def _exit_code(error: dict[str, Any]) -> int:
     if value in ("", "None", "False"):
         return 0
     return (
-        int(value) & 0xFF
-        if value.lstrip("-").isascii() and value.lstrip("-").isdigit() and len(value) < 12
-        else 1
+        int(value) & 0xFF if value.lstrip("-").isascii() and value.lstrip("-").isdigit() and len(value) < 12 else 1
     )
 
 

@@ -11,13 +11,13 @@ import zmq
 from traitlets import Int
 from traitlets.config import LoggingConfigurable
 
-from ..containers.engine import Exit
-from ..containers.provisioner import DockerProvisioner
-from ..errors import KernelDied
-from ..languages import Language
-from .channels import Channel
-from .manager import KernelManager
-from .messages import BadMessage, Encoder, Message, parse
+from kernelgate.containers.engine import Exit
+from kernelgate.containers.provisioner import DockerProvisioner
+from kernelgate.errors import KernelDied
+from kernelgate.kernel.channels import Channel
+from kernelgate.kernel.manager import KernelManager
+from kernelgate.kernel.messages import BadMessage, Encoder, Message, parse
+from kernelgate.languages import Language
 
 Listener = Callable[[Message], None]
 
@@ -108,9 +108,7 @@ class Kernel(LoggingConfigurable):
         self._requests.pop(request.msg_id, None)
         request.reply.cancel()
 
-    async def ask(
-        self, channel: str, msg_type: str, content: Mapping[str, Any], timeout: float
-    ) -> dict[str, Any]:
+    async def ask(self, channel: str, msg_type: str, content: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """Send a request and return the content of its reply. Raises `TimeoutError`, `KernelDied`."""
         request = self.send(channel, msg_type, content)
         try:

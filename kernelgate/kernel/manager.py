@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 
-from ..languages import Language
+from kernelgate.languages import Language
 
 
 class KernelManager(AsyncKernelManager):

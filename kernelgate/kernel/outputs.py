@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .messages import BadMessage, Message
+from kernelgate.kernel.messages import BadMessage, Message
 
 Output = dict[str, Any]
 """An output as nbformat 4 has it: ``output_type`` stream, display_data, execute_result or error."""
@@ -139,11 +139,7 @@ class OutputFold:
 
     def _take_error(self, content: Mapping[str, Any]) -> None:
         traceback = content.get("traceback")
-        lines = (
-            [clean(line) for line in traceback if isinstance(line, str)]
-            if isinstance(traceback, list)
-            else []
-        )
+        lines = [clean(line) for line in traceback if isinstance(line, str)] if isinstance(traceback, list) else []
         self._error = {
             "output_type": "error",
             "ename": clean(str(content.get("ename", ""))),

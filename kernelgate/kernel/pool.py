@@ -12,11 +12,11 @@ from typing import Any
 from traitlets import Bool, Int, List, Unicode
 from traitlets.config import LoggingConfigurable
 
-from ..errors import GateError, KernelDied, KernelStartError, ShuttingDown
-from ..languages import Language
-from .client import Execution, Status, execute
-from .hub import Kernel
-from .starter import KernelStarter, describe
+from kernelgate.errors import GateError, KernelDied, KernelStartError, ShuttingDown
+from kernelgate.kernel.client import Execution, Status, execute
+from kernelgate.kernel.hub import Kernel
+from kernelgate.kernel.starter import KernelStarter, describe
+from kernelgate.languages import Language
 
 BACKOFF_FIRST = 1.0
 BACKOFF_MOST = 60.0
@@ -24,7 +24,6 @@ FAILURES_TO_TELL = 2
 """Failed starts in a row after which those who wait are told."""
 
 IMPORT_SECONDS = 60.0
-FILLED_POLL_SECONDS = 0.02
 
 
 class PoolSettings(LoggingConfigurable):
@@ -39,9 +38,9 @@ class PoolSettings(LoggingConfigurable):
     max_size = Int(15, min=1, help="Kernels that may wait or start in the pool of a language.").tag(
         config=True, env="CONTAINER_POOL_MAX_SIZE", group="Container pool"
     )
-    warmup_on_startup = Bool(
-        True, help="Fill the pools when the server starts, not at the first request."
-    ).tag(config=True, env="CONTAINER_POOL_WARMUP_ON_STARTUP", group="Container pool")
+    warmup_on_startup = Bool(True, help="Fill the pools when the server starts, not at the first request.").tag(
+        config=True, env="CONTAINER_POOL_WARMUP_ON_STARTUP", group="Container pool"
+    )
     py_min = Int(5, min=0, help="Python kernels that wait in the pool.").tag(
         config=True, env="CONTAINER_POOL_PY_MIN", group="Container pool"
     )
@@ -57,9 +56,9 @@ class PoolSettings(LoggingConfigurable):
     imports_enabled = Bool(
         True, help="Import common libraries in Python kernels while they wait in the pool."
     ).tag(config=True, env="REPL_ENABLED", group="REPL")
-    health_check_timeout = Int(
-        5, min=1, help="Seconds that a waiting kernel has to answer a health check."
-    ).tag(config=True, env="REPL_HEALTH_CHECK_TIMEOUT_SECONDS", group="REPL")
+    health_check_timeout = Int(5, min=1, help="Seconds that a waiting kernel has to answer a health check.").tag(
+        config=True, env="REPL_HEALTH_CHECK_TIMEOUT_SECONDS", group="REPL"
+    )
     health_check_interval = Int(30, min=1, help="Seconds between the health checks of a waiting kernel.").tag(
         config=True
     )
@@ -142,7 +141,8 @@ class KernelPool:
     async def wait_filled(self) -> None:
         """Wait until a first kernel is there, if kernels are started ahead. Raises `KernelStartError`."""
         while not self._ready and self._starting and not self._failures:
-            await asyncio.sleep(FILLED_POLL_SECONDS)
+            self._wake.clear()
+            await self._wake.wait()
         if self._failures:
             raise KernelStartError(self._last_error)
 
@@ -246,6 +246,7 @@ class KernelPool:
 
     def _failed(self, error: GateError) -> None:
         self._failures += 1
+        self._wake.set()
         self._last_error = describe(error)
         self._not_before = time.monotonic() + min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (self._failures - 1))
         self.log.error("a %s kernel could not be started: %s", self.language.display_name, error)

@@ -11,12 +11,12 @@ from typing import Any
 from traitlets import Int
 from traitlets.config import LoggingConfigurable
 
-from ..containers.runtime import RuntimeFolder
-from ..errors import EngineError, GateError, KernelDied, KernelStartError
-from ..languages import Language
-from .channels import new_context
-from .hub import Kernel
-from .manager import KernelManager, kernel_spec
+from kernelgate.containers.runtime import RuntimeFolder
+from kernelgate.errors import EngineError, GateError, KernelDied, KernelStartError
+from kernelgate.kernel.channels import new_context
+from kernelgate.kernel.hub import Kernel
+from kernelgate.kernel.manager import KernelManager, kernel_spec
+from kernelgate.languages import Language
 
 
 class KernelStarter(LoggingConfigurable):

@@ -11,19 +11,19 @@ from contextlib import asynccontextmanager
 from traitlets import Int
 from traitlets.config import LoggingConfigurable
 
-from ..auth import Owner
-from ..errors import RateLimited, ShuttingDown
+from kernelgate.auth import Owner
+from kernelgate.errors import RateLimited, ShuttingDown
 
 
 class Admission(LoggingConfigurable):
-    """Lets ``MAX_CONCURRENT_EXECUTIONS`` run. Owners who wait take turns, so that none can crowd out the others."""
+    """Lets ``MAX_CONCURRENT_EXECUTIONS`` run. Owners who wait take turns: none crowds out another."""
 
     max_concurrent = Int(10, min=1, help="Executions that run at once.").tag(
         config=True, env="MAX_CONCURRENT_EXECUTIONS", group="Session limits"
     )
-    max_queued = Int(
-        1000, min=0, help="Executions that may wait for their turn; more are refused with 429."
-    ).tag(config=True, env="MAX_QUEUED_EXECUTIONS", group="Session limits")
+    max_queued = Int(1000, min=0, help="Executions that may wait for their turn; more are refused with 429.").tag(
+        config=True, env="MAX_QUEUED_EXECUTIONS", group="Session limits"
+    )
     queue_timeout = Int(
         60, min=1, help="Seconds that an execution waits for its turn before it is refused with 429."
     ).tag(config=True, env="QUEUE_TIMEOUT_SECONDS", group="Session limits")

@@ -11,12 +11,12 @@ from typing import Any
 from traitlets import Bool, Int
 from traitlets.config import LoggingConfigurable
 
-from ..auth import Owner
-from ..kernel.client import Execution, Result, execute
-from ..kernel.outputs import OutputLimits
-from ..languages import Language
-from .admission import Admission
-from .session import Session, Sessions
+from kernelgate.auth import Owner
+from kernelgate.kernel.client import Execution, Result, execute
+from kernelgate.kernel.outputs import OutputLimits
+from kernelgate.languages import Language
+from kernelgate.sessions.admission import Admission
+from kernelgate.sessions.session import Session, Sessions
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,7 @@ class Executor(LoggingConfigurable):
 
     def _stdout(self, result: Result) -> str:
         output = result.output
-        return output.stdout + (
-            output.shown if self.show_last_expression and not output.stdout.strip() else ""
-        )
+        return output.stdout + (output.shown if self.show_last_expression and not output.stdout.strip() else "")
 
 
 def _stderr(result: Result) -> str:
@@ -119,9 +117,7 @@ def _stderr(result: Result) -> str:
         parts.append(result.message + "\n")
     for name in output.truncated:
         parts.append(
-            "Some outputs were left out\n"
-            if name == "outputs"
-            else f"{name} length exceeded: the rest was cut\n"
+            "Some outputs were left out\n" if name == "outputs" else f"{name} length exceeded: the rest was cut\n"
         )
     return "".join(
         part if part.endswith("\n") or part is parts[-1] else part + "\n" for part in parts if part.strip()

@@ -14,11 +14,11 @@ from typing import Any
 from traitlets import Int
 from traitlets.config import LoggingConfigurable
 
-from ..auth import Owner
-from ..errors import GateError, SessionNotFound
-from ..kernel.hub import Kernel
-from ..kernel.pool import KernelPool
-from ..languages import Language
+from kernelgate.auth import Owner
+from kernelgate.errors import GateError, SessionNotFound
+from kernelgate.kernel.hub import Kernel
+from kernelgate.kernel.pool import KernelPool
+from kernelgate.languages import Language
 
 ALPHABET = string.ascii_letters + string.digits
 SWEEP_SECONDS = 1.0
@@ -91,6 +91,7 @@ class Sessions(LoggingConfigurable):
         self._sessions: dict[tuple[Owner, str], Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._live = 0
+        self._sweeper: asyncio.Task[None] | None = None
 
     # ---- for the API
 
@@ -132,7 +133,7 @@ class Sessions(LoggingConfigurable):
                 self._after_use(session)
 
     async def kernel(self, session: Session) -> tuple[Kernel, bool]:
-        """Return the session's kernel and whether it is the one of the last execution. Raises `KernelStartError`."""
+        """Return the session's kernel and whether it had it already. Raises `KernelStartError`, `EngineError`."""
         if session.kernel is not None and session.kernel.alive:
             return session.kernel, True
         await self.drop_kernel(session)
@@ -166,15 +167,13 @@ class Sessions(LoggingConfigurable):
 
     def open(self) -> None:
         """Start the background work."""
-        self._spawn(self._sweep())
+        self._sweeper = self._spawn(self._sweep())
 
     async def close(self) -> None:
         """Stop the background work and end all kernels."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            if task.get_name() == "sweep":
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self.drop_kernel(session) for session in self._sessions.values()))
         self._sessions.clear()
 
@@ -214,9 +213,7 @@ class Sessions(LoggingConfigurable):
         excess = self._live - self.max_live_kernels
         if excess <= 0:
             return
-        idle = [
-            session for session in self._sessions.values() if session.kernel is not None and not session.users
-        ]
+        idle = [session for session in self._sessions.values() if session.kernel is not None and not session.users]
         for session in sorted(idle, key=lambda session: session.used_at)[:excess]:
             self._spawn(self.drop_kernel(session))
 
@@ -224,10 +221,11 @@ class Sessions(LoggingConfigurable):
         session.deleted = True
         self._sessions.pop((session.owner, session.id), None)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=work.__name__.lstrip("_"))
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

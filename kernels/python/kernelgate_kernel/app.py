@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .session import SandboxSession, pack
 FONT_CACHE = Path("/opt/kernelgate/matplotlib")
 
 
-class SandboxKernelApp(IPKernelApp):  # type: ignore[misc]
+class SandboxKernelApp(IPKernelApp):
     """ipykernel's application without what a sandbox has no use for: profiles, history files, subprocess pipes."""
 
     kernel_class = Type(SandboxKernel)
@@ -64,4 +64,4 @@ def provide_font_cache() -> None:
         try:
             shutil.copytree(FONT_CACHE, target)
         except OSError as error:
-            print(f"font cache: {error}", file=sys.stderr)
+            logging.getLogger(__name__).warning("no font cache: %s", error)

@@ -16,7 +16,7 @@ from .streams import SandboxStream
 PROGRAM_NAME = "main.py"
 
 
-class SandboxKernel(IPythonKernel):  # type: ignore[misc]
+class SandboxKernel(IPythonKernel):
     """Runs cells.
 
     An ``execute_request`` may carry ``metadata["kernelgate"]``: ``argv`` (list of str) becomes ``sys.argv[1:]``,
@@ -26,9 +26,7 @@ class SandboxKernel(IPythonKernel):  # type: ignore[misc]
     _execute_sleep = 0
     shell_class = Type(SandboxShell)
 
-    async def do_execute(
-        self, code: str, silent: bool, *args: Any, cell_meta: Any = None, **kwargs: Any
-    ) -> Any:
+    async def do_execute(self, code: str, silent: bool, *args: Any, cell_meta: Any = None, **kwargs: Any) -> Any:
         wishes = _wishes(cell_meta)
         pid = os.getpid()
         sys.argv = [PROGRAM_NAME, *wishes.get("argv", ())]
@@ -45,9 +43,7 @@ class SandboxKernel(IPythonKernel):  # type: ignore[misc]
     def raw_input(self, prompt: object = "") -> Any:
         """Ask the client, or say at once that it does not answer."""
         if not self._allow_stdin:
-            raise StdinNotImplementedError(
-                "input() has nobody to ask here: give the value in the code or in args"
-            )
+            raise StdinNotImplementedError("input() has nobody to ask here: give the value in the code or in args")
         return super().raw_input(prompt)
 
 

@@ -45,17 +45,16 @@ def _outside(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _reentrant(run_forever: Callable[[Any], None]) -> Callable[[Any], None]:
     @wraps(run_forever)
-    def call(self: Any) -> None:
-        running = events._get_running_loop()
-        if running is not self:
-            with stepped_aside():
-                run_forever(self)
-            return
+    def call(loop: Any) -> None:
+        reentered = events._get_running_loop() is loop
         with stepped_aside():
-            events._set_running_loop(self)
-            while not self._stopping:
-                self._run_once()
-            self._stopping = False
+            if not reentered:
+                run_forever(loop)
+                return
+            events._set_running_loop(loop)
+            while not loop._stopping:
+                loop._run_once()
+            loop._stopping = False
 
     return call
 

@@ -18,7 +18,7 @@ def leave(code: object = None) -> NoReturn:
     raise SystemExit(code)
 
 
-class SandboxShell(ZMQInteractiveShell):  # type: ignore[misc]
+class SandboxShell(ZMQInteractiveShell):
     """An IPython shell that shows errors as a script does and leaves ``exit`` to Python."""
 
     system = InteractiveShell.system_raw  # what a subshell prints comes through the descriptors, unchanged

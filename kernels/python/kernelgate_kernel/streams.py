@@ -40,7 +40,7 @@ class ByteStream(io.RawIOBase):
         self._stream.flush()
 
 
-class SandboxStream(OutStream):  # type: ignore[misc]
+class SandboxStream(OutStream):
     """An OutStream that loses nothing.
 
     What is written to the file descriptor goes through a pipe. Whoever flushes empties the pipe first, so all
@@ -66,7 +66,7 @@ class SandboxStream(OutStream):  # type: ignore[misc]
 
     def _setup_stream_redirects(self, name: str) -> None:
         self._descriptor = getattr(sys, name).fileno()
-        self._fid, self._pipe_end = os.pipe()
+        self._pipe, self._pipe_end = os.pipe()
         os.set_inheritable(self._pipe_end, False)
         os.dup2(self._pipe_end, self._descriptor)
         self.watch_fd_thread = threading.Thread(target=self._watch_pipe_fd, name=f"{name}-pipe", daemon=True)
@@ -74,21 +74,21 @@ class SandboxStream(OutStream):  # type: ignore[misc]
 
     def _watch_pipe_fd(self) -> None:
         waiting = select.poll()
-        waiting.register(self._fid, select.POLLIN)
+        waiting.register(self._pipe, select.POLLIN)
         while True:
             waiting.poll()
             self._empty_pipe(READ_SIZE)
 
     def _pipe_holds(self) -> bool:
         poll = select.poll()  # one object serves one thread at a time, so each call has its own
-        poll.register(self._fid, select.POLLIN)
+        poll.register(self._pipe, select.POLLIN)
         return bool(poll.poll(0))
 
     def _empty_pipe(self, at_most: int) -> None:
         """Take what the pipe holds, up to about ``at_most`` bytes, and write it to the stream."""
         with self._pipe_lock:
             while at_most > 0 and self._pipe_holds():
-                data = os.read(self._fid, READ_SIZE)
+                data = os.read(self._pipe, READ_SIZE)
                 at_most -= len(data)
                 self._append(self._decoder.decode(data))
 
