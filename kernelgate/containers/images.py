@@ -495,7 +495,7 @@ class ImageBuilder(LoggingConfigurable):
 
     def _has(self, image: str) -> bool:
         try:
-            self.api.inspect_image(image)  # type: ignore[no-untyped-call]
+            self.api.inspect_image(image)
         except docker.errors.ImageNotFound:
             return False
         return True
