@@ -157,8 +157,8 @@ def fallback_release(image: str, reason: str) -> str:
             f"{reason}; check the image's name, or load it with 'docker load'"
         )
     tag = match["tag"] or "latest"
-    version = re.match(r"3\.\d+", tag)
-    release = DEBIAN_RELEASES.get(version[0]) if version else DEBIAN_RELEASES["3.11"]
+    version = re.match(r"\d+(\.\d+)?", tag)
+    release = DEBIAN_RELEASES.get(version[0]) if version and version[0] != "3" else DEBIAN_RELEASES["3.11"]
     if release is None or "alpine" in tag or "windows" in tag:
         raise ImageError(
             f"expected the base image {image}, but no registry answers ({reason}) and no Debian release can "

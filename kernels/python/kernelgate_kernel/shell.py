@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -18,6 +20,13 @@ def leave(code: object = None) -> NoReturn:
     raise SystemExit(code)
 
 
+class Forgetful(dict[int, list[Any]]):
+    """Takes outputs and keeps none: IPython would hold every one of the session in memory for ``%notebook``."""
+
+    def __missing__(self, execution_count: int) -> list[Any]:
+        return []
+
+
 class SandboxShell(ZMQInteractiveShell):
     """An IPython shell that shows errors as a script does and leaves ``exit`` to Python."""
 
@@ -31,6 +40,16 @@ class SandboxShell(ZMQInteractiveShell):
         for name in ("exit", "quit"):  # IPython's would stop the kernel
             self.user_ns[name] = self.user_ns_hidden[name] = leave
         warnings.filterwarnings("ignore", message="To exit: use 'exit'", category=UserWarning)
+
+    def init_history(self) -> None:
+        super().init_history()
+        assert self.history_manager is not None
+        self.history_manager.outputs = Forgetful()
+
+    @contextmanager
+    def _tee(self, channel: str) -> Iterator[None]:
+        """Keep no copy of what is printed."""
+        yield
 
     def showtraceback(
         self,
