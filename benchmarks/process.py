@@ -34,7 +34,7 @@ def folder() -> Iterator[Path]:
 def started(
     command: Sequence[str], home: Path, environment: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``python -m`` with ``command``, output to ``log``, in a session of its own; then ask it to stop.
+    """Run ``python -m`` with ``command`` in ``home``, output to ``log``, in a session of its own; then stop it.
 
     A keyboard interrupt reaches this process only, which then stops its children in order.
     """
@@ -42,7 +42,7 @@ def started(
         child = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=home,
-            env={**environment, "PYTHONPATH": str(CHECKOUT)},
+            env={**environment, "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(home)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

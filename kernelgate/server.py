@@ -19,7 +19,7 @@ from kernelgate.auth import Authenticator
 from kernelgate.containers.engine import Engine
 from kernelgate.containers.images import ImageBuilder
 from kernelgate.containers.lockdown import LABEL_SERVER
-from kernelgate.containers.provisioner import remove_leftovers
+from kernelgate.containers.provisioner import DockerProvisioner, remove_leftovers
 from kernelgate.containers.runtime import RuntimeFolder
 from kernelgate.errors import ConfigError, GateError, ImageError
 from kernelgate.health import Health
@@ -32,6 +32,9 @@ from kernelgate.sessions.session import Sessions
 
 MAX_DRAINED_BYTES = 1 << 30
 """A body larger than the limit is read up to this size, so that the client gets to see the answer."""
+
+IDLE_CONNECTION_SECONDS = 120
+BODY_SECONDS = 120
 
 
 def unsafe_debug(debug: object) -> str | None:
@@ -77,6 +80,8 @@ class Server(LoggingConfigurable):
         problems = self.pool_settings.problems()
         if problems:
             raise ConfigError(problems)
+        for sentence in DockerProvisioner(parent=self).overruled():
+            self.log.warning(sentence)
         raise_file_limit()
         images = await self._images()
         self.runtime_folder.open()
@@ -138,7 +143,12 @@ class Server(LoggingConfigurable):
         )
         sockets = bind_sockets(self.port, self.host)
         self.bound_port = sockets[0].getsockname()[1]
-        self._http = HTTPServer(application(services), max_body_size=MAX_DRAINED_BYTES)
+        self._http = HTTPServer(
+            application(services),
+            max_body_size=MAX_DRAINED_BYTES,
+            idle_connection_timeout=IDLE_CONNECTION_SECONDS,
+            body_timeout=BODY_SECONDS,
+        )
         self._http.add_sockets(sockets)
 
     async def _images(self) -> dict[str, str]:

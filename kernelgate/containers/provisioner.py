@@ -34,6 +34,16 @@ SOCKET_POLL_SECONDS = 0.01
 UIDS = 60_000
 
 
+def unsafe_network(isolated: object) -> str | None:
+    """Say what is unsafe about containers that may have a network."""
+    return None if isolated else "ENABLE_NETWORK_ISOLATION is off: user code gets DOCKER_NETWORK_MODE's network"
+
+
+def unsafe_root(isolated: object) -> str | None:
+    """Say what is unsafe about containers whose root file system may be written to."""
+    return None if isolated else "ENABLE_FILESYSTEM_ISOLATION is off: DOCKER_READ_ONLY decides"
+
+
 class DockerProvisioner(KernelProvisionerBase):
     """Runs a kernel in a locked-down Docker container and reaches it over ipc.
 
@@ -56,10 +66,10 @@ class DockerProvisioner(KernelProvisionerBase):
     ).tag(config=True, env="DOCKER_RUNTIME", group="Docker")
     network_isolation = Bool(
         True, help="Keep every container without a network, whatever DOCKER_NETWORK_MODE says."
-    ).tag(config=True, env="ENABLE_NETWORK_ISOLATION", group="Security")
+    ).tag(config=True, env="ENABLE_NETWORK_ISOLATION", group="Security", insecure=unsafe_network)
     filesystem_isolation = Bool(
         True, help="Keep the root file system of every container read-only, whatever DOCKER_READ_ONLY says."
-    ).tag(config=True, env="ENABLE_FILESYSTEM_ISOLATION", group="Security")
+    ).tag(config=True, env="ENABLE_FILESYSTEM_ISOLATION", group="Security", insecure=unsafe_root)
     max_memory_mb = Int(512, min=64, help="MB of memory that a container may use; there is no swap.").tag(
         config=True, env="MAX_MEMORY_MB", group="Execution limits"
     )
@@ -195,6 +205,15 @@ class DockerProvisioner(KernelProvisionerBase):
         """Put the CPU quota on. Called once the kernel is ready and before user code runs."""
         if self.container is not None:
             await self.engine.update(self.container, running_limits(self.limits))
+
+    def overruled(self) -> list[str]:
+        """Return a sentence for each setting that another one keeps without effect."""
+        sentences = []
+        if self.network_isolation and self.network_mode != "none":
+            sentences.append("DOCKER_NETWORK_MODE has no effect while ENABLE_NETWORK_ISOLATION is on")
+        if self.filesystem_isolation and not self.read_only:
+            sentences.append("DOCKER_READ_ONLY has no effect while ENABLE_FILESYSTEM_ISOLATION is on")
+        return sentences
 
     def _sandbox(self, command: list[str], folder: KernelFolder) -> Sandbox:
         return Sandbox(

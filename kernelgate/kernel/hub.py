@@ -13,7 +13,7 @@ from traitlets.config import LoggingConfigurable
 
 from kernelgate.containers.engine import Exit
 from kernelgate.containers.provisioner import DockerProvisioner
-from kernelgate.errors import KernelDied
+from kernelgate.errors import KernelDied, Unavailable
 from kernelgate.kernel.channels import Channel
 from kernelgate.kernel.manager import KernelManager
 from kernelgate.kernel.messages import BadMessage, Encoder, Message, parse
@@ -93,14 +93,18 @@ class Kernel(LoggingConfigurable):
     ) -> Request:
         """Send a request on ``shell`` or ``control``. Its reply fails with `KernelDied` when the kernel ends.
 
-        Whoever sends must `forget` the request in the end.
+        Raises `Unavailable` when the kernel takes no more. Whoever sends must `forget` the request in the end.
         """
         msg_id, frames = self._encoder.encode(msg_type, content, metadata)
         request = self._requests[msg_id] = Request(msg_id, on_output)
         if not self.alive:
             self._fail(request)
-        else:
+            return request
+        try:
             (self._control if channel == "control" else self._shell).send(frames)
+        except Unavailable:
+            self.forget(request)
+            raise
         return request
 
     def forget(self, request: Request) -> None:
