@@ -86,7 +86,7 @@ def kernel() -> Iterator[BareKernel]:
         connection_file.write_text(json.dumps(connection_info(address, key)))
         environment = process.environment(frozenset(), IPYTHONDIR=str(home / "ipython"))
         command = ["ipykernel_launcher", "-f", str(connection_file)]
-        with process.started(command, home, environment, home / "log"):
+        with process.started(command, home, environment):
             client = BareKernel(address, key.encode())
             try:
                 client.wait_ready()

@@ -17,6 +17,7 @@ from kernelgate import settings
 from kernelgate.auth import DEFAULT_KEY
 from kernelgate.configuration import CLASSES
 from kernelgate.containers.engine import Engine
+from kernelgate.containers.images import ImageBuilder
 from kernelgate.containers.lockdown import LABEL_SERVER
 
 START_SECONDS = 60
@@ -24,6 +25,7 @@ SETTLE_SECONDS = 120
 POLL_SECONDS = 0.05
 CONNECT_POLL_SECONDS = 0.005
 QUIET_SECONDS = 0.3
+LOG_CHARS = 2000
 HEADERS = {"x-api-key": DEFAULT_KEY}
 
 
@@ -51,7 +53,7 @@ class Gate:
                 return Connection(self.port, HEADERS)
             except ConnectionRefusedError:
                 if self.child.poll() is not None or time.perf_counter() - self.began > START_SECONDS:
-                    raise ChildEnded("kernelgate does not listen") from None
+                    raise ChildEnded(f"kernelgate does not listen: {self._log()}") from None
                 time.sleep(CONNECT_POLL_SECONDS)
 
     def settle(self) -> None:
@@ -61,7 +63,7 @@ class Gate:
         try:
             while not self._settled(connection):
                 if time.perf_counter() > deadline:
-                    raise ChildEnded(f"the pool was not full within {SETTLE_SECONDS} s")
+                    raise ChildEnded(f"the pool was not full within {SETTLE_SECONDS} s: {self._log()}")
                 time.sleep(POLL_SECONDS)
         finally:
             connection.close()
@@ -87,6 +89,9 @@ class Gate:
         own = [one for one in containers if one["Labels"][LABEL_SERVER].startswith(f"{self._runtime}/")]
         return [str(one["Id"]) for one in own]
 
+    def _log(self) -> str:
+        return (self._runtime / process.LOG).read_text(errors="replace")[-LOG_CHARS:]
+
     def _settled(self, connection: Connection) -> bool:
         status, health = connection.request("GET", "/health/detailed")
         if status != 200:
@@ -100,7 +105,7 @@ class Gate:
 @contextmanager
 def serving(**variables: str) -> Iterator[Gate]:
     """Run a server with the environment ``variables``; afterwards its containers and folders are gone."""
-    known = frozenset(knob.env for knob in settings.knobs(CLASSES) if knob.group != "Docker")
+    known = frozenset(knob.env for knob in settings.knobs(CLASSES) if knob.cls not in (Engine, ImageBuilder))
     with process.folder() as home:
         port = process.free_port()
         environment = process.environment(
@@ -111,7 +116,7 @@ def serving(**variables: str) -> Iterator[Gate]:
             SHUTDOWN_SECONDS="1",
             **variables,
         )
-        with process.started(["kernelgate"], home, environment, home / "log") as child:
+        with process.started(["kernelgate"], home, environment) as child:
             gate = Gate(child, port, home)
             try:
                 yield gate

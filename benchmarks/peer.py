@@ -65,7 +65,7 @@ def kernel() -> Iterator[PeerKernel]:
         port = process.free_port()
         folders = {name: str(home / name) for name in FOLDERS}
         command = ["kernel_gateway", "--KernelGatewayApp.ip=127.0.0.1", f"--KernelGatewayApp.port={port}"]
-        with process.started(command, home, process.environment(frozenset(), **folders), home / "log"):
+        with process.started(command, home, process.environment(frozenset(), **folders)):
             kernel_id = start_kernel(port)
             url = f"ws://127.0.0.1:{port}/api/kernels/{kernel_id}/channels"
             socket = create_connection(url, timeout=START_SECONDS)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 STOP_SECONDS = 60
+LOG = "log"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -32,13 +33,13 @@ def folder() -> Iterator[Path]:
 
 @contextmanager
 def started(
-    command: Sequence[str], home: Path, environment: Mapping[str, str], log: Path
+    command: Sequence[str], home: Path, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``python -m`` with ``command`` in ``home``, output to ``log``, in a session of its own; then stop it.
+    """Run ``python -m`` with ``command`` in ``home`` with output to a log there; then stop it.
 
-    A keyboard interrupt reaches this process only, which then stops its children in order.
+    It has a session of its own: a keyboard interrupt reaches this process only, which stops its children in order.
     """
-    with log.open("wb") as output:
+    with (home / LOG).open("wb") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=home,

@@ -44,13 +44,13 @@ def wait_for(look: Callable[[], T], seconds: float = 15.0, every: float = 0.05) 
         time.sleep(every)
 
 
-def in_background(work: Callable[[], T]) -> Future[T]:
-    """Run ``work`` on a thread of its own, which does not keep the tests from ending."""
+def in_background(work: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
+    """Call ``work`` on a thread of its own, which does not keep the tests from ending."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
-            future.set_result(work())
+            future.set_result(work(*args, **kwargs))
         except BaseException as error:  # noqa: BLE001  whoever asks for the result gets it
             future.set_exception(error)
 
@@ -127,7 +127,7 @@ class Server:
         self.folder = Path(tempfile.mkdtemp(prefix="kg-home-"))
         self.runtime_dir = runtime_dir or tempfile.mkdtemp(prefix="kgt-", dir="/tmp")
         self._out, self._err = self.folder / "stdout", self.folder / "stderr"
-        inherited = ("PATH", "HOME", "LANG", "DOCKER_HOST", "XDG_CACHE_HOME")
+        inherited = ("PATH", "HOME", "LANG", "PYTHONPATH", "DOCKER_HOST", "XDG_CACHE_HOME")
         self.environment = {
             **{name: os.environ[name] for name in inherited if name in os.environ},
             "JUPYTER_CONFIG_DIR": str(self.folder),

@@ -131,7 +131,8 @@ def test_bytes_that_are_no_utf8_are_replaced(shell: Run) -> None:
 def test_writes_to_the_descriptors_are_output(shell: Run) -> None:
     """os.write to 1 and 2, and sys.stdout.buffer."""
     reply = shell(
-        "import os, sys\n_ = os.write(1, b'one\\n')\n_ = os.write(2, b'two\\n')\n_ = sys.stdout.buffer.write(b'raw\\n')"
+        "import os, sys\n_ = os.write(1, b'one\\n')\n_ = os.write(2, b'two\\n')\n"
+        "_ = sys.stdout.buffer.write(b'raw\\n')"
     )
     assert (reply["stdout"], reply["stderr"]) == ("one\nraw\n", "two\n")
 
@@ -289,7 +290,8 @@ def test_a_forked_child_ends_with_its_cell(run: Run) -> None:
         "import asyncio\nasync def main():\n    await asyncio.sleep(0)\n    print('done')\nawait main()",
         "import asyncio\nasync def main():\n    await asyncio.sleep(0)\n    print('done')\n"
         "loop = asyncio.new_event_loop()\nloop.run_until_complete(main())\nloop.close()",
-        "import asyncio, warnings\nwarnings.simplefilter('ignore')\nasync def main():\n    await asyncio.sleep(0)\n"
+        "import asyncio, warnings\nwarnings.simplefilter('ignore')\n"
+        "async def main():\n    await asyncio.sleep(0)\n"
         "    print('done')\nasyncio.get_event_loop().run_until_complete(main())",
         "import asyncio\nasync def main():\n    async with asyncio.TaskGroup() as group:\n"
         "        group.create_task(asyncio.sleep(0))\n    print('done')\nwith asyncio.Runner() as runner:\n"
@@ -483,7 +485,7 @@ def test_children_that_run_out_of_memory_do_not_take_the_kernel_along(run: Run) 
 
 
 def test_a_child_that_ran_out_of_memory_is_not_blamed_for_a_later_end(run: Run) -> None:
-    """A child is killed for want of memory; a later call leaves with os._exit(3), which has nothing to do with it."""
+    """A child is killed for want of memory; a later call leaves with os._exit(3)."""
     assert run(EAT)["status"] == "ok"
     reply = run("import os; os._exit(3)")
     assert (reply["status"], reply["exit_code"]) == ("killed", 3)
@@ -508,7 +510,8 @@ def send_exec(server: Server, body: Json) -> socket.socket:
     """Send ``POST /exec`` on a connection of its own."""
     data = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-    head = f"POST /exec HTTP/1.1\r\nHost: x\r\nx-api-key: {server.client().key}\r\nContent-Length: {len(data)}\r\n\r\n"
+    key = server.client().key
+    head = f"POST /exec HTTP/1.1\r\nHost: x\r\nx-api-key: {key}\r\nContent-Length: {len(data)}\r\n\r\n"
     connection.sendall(head.encode() + data)
     return connection
 
@@ -533,7 +536,7 @@ def test_a_long_run_sends_white_space_ahead_of_the_answer(server: Server, client
 
 
 def test_a_client_that_leaves_cancels_its_run(server: Server, client: Client, session_id: str) -> None:
-    """A run of 9 s that writes a mark at its end; its client leaves. The next call comes soon, variables are kept."""
+    """A run of 9 s that writes a mark at its end; its client leaves. The next call comes soon."""
     client.run("kept = 1", session_id=session_id)
     code = (
         "open('began', 'w').close()\nimport time\nfor _ in range(90): time.sleep(0.1)\nopen('ended', 'w').close()"
@@ -596,7 +599,7 @@ def test_a_session_runs_one_call_at_a_time_in_order(client: Client, session_id: 
     futures = []
     for number in range(6):
         code = f"import time\nlog.append('begin {number}')\ntime.sleep(0.2)\nlog.append('end {number}')"
-        futures.append(in_background(lambda code=code: client.run(code, session_id=session_id)))
+        futures.append(in_background(client.run, code, session_id=session_id))
         time.sleep(0.1)
     replies = [future.result(30) for future in futures]
     assert [reply["execution_count"] for reply in replies] == [2, 3, 4, 5, 6, 7]
@@ -609,10 +612,7 @@ def test_different_sessions_run_at_the_same_time(client: Client) -> None:
     for session_id in ("at-once-1", "at-once-2"):
         client.run("import time", session_id=session_id)
     started = time.monotonic()
-    futures = [
-        in_background(lambda name=name: client.run("time.sleep(2)", session_id=name))
-        for name in ("at-once-1", "at-once-2")
-    ]
+    futures = [in_background(client.run, "time.sleep(2)", session_id=name) for name in ("at-once-1", "at-once-2")]
     for future in futures:
         assert future.result(30)["status"] == "ok"
     assert time.monotonic() - started < 3.5
@@ -689,23 +689,24 @@ def test_left_out_outputs_are_said_to_be_left_out(shell: Run) -> None:
 def test_an_output_that_is_too_large_is_said_to_be_left_out(shell: Run) -> None:
     """A display of 25 MB; the small one behind it comes."""
     reply = shell(
-        "from IPython.display import display\ndisplay({'text/plain': 'x' * 25_000_000}, raw=True)\ndisplay('small')"
+        "from IPython.display import display\n"
+        "display({'text/plain': 'x' * 25_000_000}, raw=True)\ndisplay('small')"
     )
     assert [output["data"]["text/plain"] for output in reply["outputs"]] == ["'small'"]
     assert reply["truncated"] == ["outputs"]
 
 
 def test_what_is_over_the_number_at_once_waits_and_is_then_refused(start_server: StartServer) -> None:
-    """Two places, a queue of 3 s: short calls wait their turn; one that waits too long gets 429 and when to retry."""
+    """Two places, a queue of 3 s: short calls wait; one that waits too long gets 429."""
     settings = {"MAX_CONCURRENT_EXECUTIONS": "2", "QUEUE_TIMEOUT_SECONDS": "3", "CONTAINER_POOL_PY_MIN": "3"}
     client = start_server(settings).wait_ready().client()
     for name in "abc":
         client.run("import time", session_id=name)
-    long = [in_background(lambda name=name: client.run("time.sleep(1)", session_id=name)) for name in "ab"]
+    long = [in_background(client.run, "time.sleep(1)", session_id=name) for name in "ab"]
     wait_for(lambda: client.health()["executions"]["running"] == 2)
     assert client.run("print(1)", session_id="c")["stdout"] == "1\n"
     assert [future.result(30)["status"] for future in long] == ["ok", "ok"]
-    long = [in_background(lambda name=name: client.run("time.sleep(6)", session_id=name)) for name in "ab"]
+    long = [in_background(client.run, "time.sleep(6)", session_id=name) for name in "ab"]
     wait_for(lambda: client.health()["executions"]["running"] == 2)
     started = time.monotonic()
     refused = client.post(client.body("print(1)", session_id="c"))

@@ -76,7 +76,6 @@ def test_a_valid_field_is_taken(field: str, value: Any, attribute: str, expected
     assert getattr(exec_body(**{field: value}), attribute) == expected
 
 
-SESSION_ID = "session_id: 1 to 128 letters, digits, '-' or '_' are expected"
 TIMEOUT = "timeout: milliseconds from 100 to 300000 are expected, got "
 USER = "a text of at most 256 characters is expected, got "
 
@@ -90,15 +89,6 @@ INVALID: list[tuple[str, Any, str]] = [
     ("code", 1.5, "code: a text is expected, got a number"),
     ("code", ["a"], "code: a text is expected, got a list"),
     ("code", "ab\ud800", "code: there is a lone surrogate at character 2"),
-    ("session_id", 5, SESSION_ID),
-    ("session_id", False, SESSION_ID),
-    ("session_id", ["a"], SESSION_ID),
-    ("session_id", "a" * 129, SESSION_ID),
-    ("session_id", "a b", SESSION_ID),
-    ("session_id", "a\n", SESSION_ID),
-    ("session_id", "../a", SESSION_ID),
-    ("session_id", "é", SESSION_ID),
-    ("session_id", "\u0661", SESSION_ID),
     ("user_id", 5, f"user_id: {USER}a number"),
     ("user_id", {}, f"user_id: {USER}an object"),
     ("user_id", "a\udfff", "user_id: there is a lone surrogate at character 1"),
@@ -131,8 +121,15 @@ def test_a_text_that_is_too_long_is_refused_with_its_length(field: str) -> None:
     assert "257" in sentence
 
 
-def test_a_session_id_that_is_refused_says_what_came() -> None:
-    assert "got 'a b'" in str(refusal(session_id="a b"))
+@pytest.mark.parametrize(
+    "value",
+    [5, False, ["a"], "a" * 129, "a b", "a\n", "../a", "é", "\u0661", "\ud800"],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_a_session_id_that_is_refused_says_what_came(value: object) -> None:
+    sentence = str(refusal(session_id=value))
+    assert sentence.startswith("session_id: 1 to 128 letters, digits, '-' or '_' are expected, got ")
+    assert sentence.isascii()
 
 
 @pytest.mark.parametrize(
@@ -181,14 +178,13 @@ def test_a_malformed_body_is_refused(body: bytes) -> None:
         parse_object(body)
 
 
-@pytest.mark.parametrize("depth", [*range(900, 1_000), 100, 500])
-def test_deeply_nested_args_are_taken_or_refused(depth: int) -> None:
-    body = b'{"lang":"py","code":"1","args":' + b"[" * depth + b"]" * depth + b"}"
-    try:
-        argv = parse_exec(body).argv
-    except InvalidRequest:
-        return
-    assert len(argv) == 1
+def test_nested_args_are_taken_or_refused_however_deep_they_are() -> None:
+    for depth in [*range(880, 1_000), 10, 100, 500, 5_000]:
+        body = b'{"lang":"py","code":"1","args":' + b"[" * depth + b"]" * depth + b"}"
+        try:
+            assert len(parse_exec(body).argv) == 1
+        except InvalidRequest as error:
+            assert str(error) == "the JSON is nested too deep"  # noqa: PT017
 
 
 def test_whatever_comes_is_taken_or_refused() -> None:
