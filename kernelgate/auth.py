@@ -68,12 +68,13 @@ class Authenticator(LoggingConfigurable):
         return Owner(self._known(_digest(presented)), user)
 
     def _presented(self, headers: Mapping[str, str]) -> str:
-        own = headers.get(self.header, "").strip()
+        named = headers.get(self.header, "").strip()
+        own = "" if self.header.lower() == "authorization" else named
         scheme, _, credentials = headers.get("Authorization", "").strip().partition(" ")
         bearer = credentials.strip() if scheme.lower() in ("bearer", "token") else ""
         if own and bearer:
             raise InvalidRequest(f"one API key is expected, got two: in {self.header!r} and in 'Authorization'")
-        return own or bearer
+        return own or bearer or named
 
     def _known(self, digest: str) -> str:
         cached = self._cache.get(digest)

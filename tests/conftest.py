@@ -44,7 +44,7 @@ def servers(image: None, pytestconfig: pytest.Config) -> Iterator[Servers]:
 
 @pytest.fixture(scope="session")
 def server(servers: Servers) -> Iterator[Server]:
-    """A server that many tests share."""
+    """A server that many tests share. Whatever they do to it, no error of its own may be in its log."""
     environment = {
         "MAX_EXECUTION_TIME": "10",
         "MAX_CPU_QUOTA": "100000",
@@ -54,6 +54,7 @@ def server(servers: Servers) -> Iterator[Server]:
     server = servers.start(environment, ["--Server.keepalive_seconds=1"])
     try:
         yield server.wait_ready()
+        assert "Traceback" not in server.stderr, server.stderr
     finally:
         servers.stop(server)
 

@@ -73,7 +73,17 @@ def test_a_request_without_a_key_is_told_how_to_send_one(headers: dict[str, str]
 
 @pytest.mark.parametrize(
     "key",
-    ["unknown", FIRST.upper(), FIRST[:-1], f"{FIRST}x", f"{FIRST},{SECOND}", f"{FIRST} x", DEFAULT_KEY, "\ud800", "é"],
+    [
+        "unknown",
+        FIRST.upper(),
+        FIRST[:-1],
+        f"{FIRST}x",
+        f"{FIRST},{SECOND}",
+        f"{FIRST} x",
+        DEFAULT_KEY,
+        "\ud800",
+        "é",
+    ],
 )
 def test_a_key_that_is_not_known_is_refused_without_being_repeated(key: str) -> None:
     for headers in ({"x_api_key": key}, {"Authorization": f"Bearer {key}"}):

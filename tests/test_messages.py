@@ -268,7 +268,11 @@ def test_a_request_comes_back_as_it_was() -> None:
     msg_id, frames = encoder.encode("execute_request", content, {"argv": ["a"]}, [b"\x00\xff", b""])
     message = parse(frames)
     assert (message.msg_type, message.parent_id, message.parent_header) == ("execute_request", "", {})
-    assert (message.content, message.metadata, list(message.buffers)) == (content, {"argv": ["a"]}, [b"\x00\xff", b""])
+    assert (message.content, message.metadata, list(message.buffers)) == (
+        content,
+        {"argv": ["a"]},
+        [b"\x00\xff", b""],
+    )
     date = message.header.pop("date")
     assert datetime.fromisoformat(date).utcoffset() is not None
     assert message.header == {

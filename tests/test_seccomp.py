@@ -12,9 +12,15 @@ from kernelgate.containers.seccomp import ALLOWED, seccomp_profile
 
 PROFILE: dict[str, Any] = json.loads(seccomp_profile())
 RULES: list[dict[str, Any]] = PROFILE["syscalls"]
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
 ALLOWING = [rule for rule in RULES if rule["action"] == "SCMP_ACT_ALLOW"]
 
-DENIED_BY_DOCKER = """
+DENIED_BY_DOCKER = words("""
 acct add_key bpf chroot clock_settime clock_settime64 create_module delete_module fanotify_init finit_module
 fsconfig fsmount fsopen fspick get_kernel_syms get_mempolicy init_module ioperm iopl kcmp kexec_file_load
 kexec_load keyctl lookup_dcookie mbind migrate_pages mount mount_setattr move_mount move_pages
@@ -22,20 +28,20 @@ nfsservctl open_by_handle_at open_tree perf_event_open pidfd_getfd pivot_root pr
 quotactl quotactl_fd reboot request_key set_mempolicy set_mempolicy_home_node setdomainname sethostname setns
 settimeofday stime swapoff swapon sysfs syslog _sysctl umount umount2 unshare uselib userfaultfd ustat
 vhangup vm86 vm86old vserver
-""".split()
+""")
 """What Docker's own profile denies to a container without capabilities: we allow none of it either."""
 
-DENIED_BY_US = """
+DENIED_BY_US = words("""
 adjtimex clock_adjtime fanotify_mark io_uring_enter io_uring_register io_uring_setup ioprio_set ipc
 landlock_restrict_self memfd_secret modify_ldt name_to_handle_at process_mrelease process_vm_readv
 process_vm_writev ptrace remap_file_pages socketcall
-""".split()
+""")
 """What Docker allows, and a kernel that runs foreign code has no use for."""
 
-NEEDED = """
+NEEDED = words("""
 brk clock_gettime close connect epoll_wait execve exit_group fcntl fork futex getrandom ioctl kill mmap mprotect
 munmap openat pipe2 poll prctl read recvmsg rt_sigaction sched_getaffinity sendmsg statx unlinkat wait4 write
-""".split()
+""")
 
 
 def rules_of(name: str) -> list[dict[str, Any]]:
@@ -46,9 +52,9 @@ def holds(argument: dict[str, Any], value: int) -> bool:
     """Whether the system call's argument satisfies a condition, as libseccomp reads it."""
     value &= (1 << 64) - 1
     if argument["op"] == "SCMP_CMP_EQ":
-        return value == argument["value"]
+        return bool(value == argument["value"])
     assert argument["op"] == "SCMP_CMP_MASKED_EQ"
-    return value & argument["value"] == argument["valueTwo"]
+    return bool(value & argument["value"] == argument["valueTwo"])
 
 
 def allowed(name: str, *arguments: int) -> bool:

@@ -19,6 +19,7 @@ from kernelgate.errors import (
     SessionNotFound,
     ShuttingDown,
     Unauthorized,
+    Unavailable,
     UnsupportedLanguage,
 )
 from kernelgate.kernel.client import Status
@@ -64,85 +65,74 @@ def document() -> Json:
 
 def _paths() -> Json:
     return {
-        "/exec": {
-            "post": _operation(
-                "Run code in a new session or in one that exists.",
-                {
-                    "200": _json(
-                        "How the code ended and what it put out; user code that fails is no HTTP error. "
-                        "White space may come ahead of the JSON.",
-                        "ExecReply",
-                    )
-                },
-                [
-                    InvalidRequest,
-                    UnsupportedLanguage,
-                    Unauthorized,
-                    BodyTooLarge,
-                    RateLimited,
-                    KernelStartError,
-                    EngineError,
-                    ShuttingDown,
-                ],
-                requestBody={
-                    "required": True,
-                    "content": {"application/json": {"schema": _ref("ExecRequest")}},
-                },
-            )
-        },
-        "/sessions": {
-            "get": _operation(
-                "List the caller's sessions, the last used first.",
-                {
-                    "200": {
-                        "description": "The sessions.",
-                        "content": {
-                            "application/json": {
-                                "schema": {
-                                    "type": "object",
-                                    "properties": {"sessions": {"type": "array", "items": _ref("Session")}},
-                                }
-                            }
-                        },
-                    }
-                },
-                [Unauthorized],
-                parameters=[USER],
-            )
-        },
-        "/sessions/{session_id}": {
-            "parameters": [{"name": "session_id", "in": "path", "required": True, "schema": {"type": "string"}}],
-            "get": _operation(
-                "Show a session.",
-                {"200": _json("The session.", "Session")},
-                [Unauthorized, SessionNotFound],
-                parameters=[USER],
-            ),
-            "delete": _operation(
-                "End a session and its kernel, even while it runs code.",
-                {"204": {"description": "It has ended."}},
-                [Unauthorized, SessionNotFound],
-                parameters=[USER],
-            ),
-        },
+        "/exec": {"post": _exec()},
+        "/sessions": {"get": _list_sessions()},
+        "/sessions/{session_id}": _session(),
         "/health": {
             "get": _operation(
-                "Tell whether the server is well.",
-                {"200": _object("`healthy` or `degraded`.")},
-                [],
-                security=[],
+                "Tell whether the server is well.", {"200": _object("`healthy` or `degraded`.")}, [], security=[]
             )
         },
         "/health/detailed": {
             "get": _operation(
                 "Tell how Docker, the pools, executions and sessions are.",
                 {"200": _object("The state of each part.")},
-                [Unauthorized],
+                [Unauthorized, InvalidRequest],
+                parameters=[USER],
             )
         },
         "/openapi.json": {
             "get": _operation("This document.", {"200": _object("An OpenAPI document.")}, [], security=[])
         },
+    }
+
+
+def _exec() -> Json:
+    answer = _json(
+        "How the code ended and what it put out; user code that fails is no HTTP error. "
+        "White space may come ahead of the JSON.",
+        "ExecReply",
+    )
+    errors: list[type[GateError]] = [
+        InvalidRequest,
+        UnsupportedLanguage,
+        Unauthorized,
+        SessionNotFound,
+        BodyTooLarge,
+        RateLimited,
+        KernelStartError,
+        EngineError,
+        Unavailable,
+        ShuttingDown,
+    ]
+    body = {"required": True, "content": {"application/json": {"schema": _ref("ExecRequest")}}}
+    return _operation(
+        "Run code in a new session or in one that exists.", {"200": answer}, errors, requestBody=body
+    )
+
+
+def _list_sessions() -> Json:
+    schema = {"type": "object", "properties": {"sessions": {"type": "array", "items": _ref("Session")}}}
+    answer = {"description": "The sessions.", "content": {"application/json": {"schema": schema}}}
+    return _operation(
+        "List the caller's sessions, the last used first.",
+        {"200": answer},
+        [Unauthorized, InvalidRequest],
+        parameters=[USER],
+    )
+
+
+def _session() -> Json:
+    errors: list[type[GateError]] = [Unauthorized, InvalidRequest, SessionNotFound]
+    return {
+        "parameters": [{"name": "session_id", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "get": _operation("Show a session.", {"200": _json("The session.", "Session")}, errors, parameters=[USER]),
+        "delete": _operation(
+            "End a session and its kernel, even while it runs code.",
+            {"204": {"description": "It has ended."}},
+            errors,
+            parameters=[USER],
+        ),
     }
 
 

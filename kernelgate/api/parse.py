@@ -62,7 +62,7 @@ def parse_session_id(value: object) -> str:
     if value is None or value == "":
         return ""
     if not isinstance(value, str) or not SESSION_ID.fullmatch(value):
-        raise InvalidRequest("session_id: 1 to 128 letters, digits, '-' or '_' are expected")
+        raise InvalidRequest(f"session_id: 1 to 128 letters, digits, '-' or '_' are expected, got {_shown(value)}")
     return value
 
 
@@ -71,9 +71,8 @@ def parse_user(value: object, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str) or len(value) > MAX_USER_CHARS:
-        raise InvalidRequest(
-            f"{name}: a text of at most {MAX_USER_CHARS} characters is expected, got {_type(value)}"
-        )
+        came = f"{len(value)} characters" if isinstance(value, str) else _type(value)
+        raise InvalidRequest(f"{name}: a text of at most {MAX_USER_CHARS} characters is expected, got {came}")
     _check_text(value, name)
     return value
 
@@ -124,6 +123,10 @@ def _check_text(text: str, name: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"{name}: there is a lone surrogate at character {error.start}") from None
+
+
+def _shown(value: object) -> str:
+    return repr(_printable(value[:40])) if isinstance(value, str) else _type(value)
 
 
 def _type(value: object) -> str:

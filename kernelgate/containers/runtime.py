@@ -129,9 +129,9 @@ class KernelFolder:
         `OSError` when something else than a socket is there.
         """
         self.sockets.chmod(SOCKETS_SEALED)
-        for entry in os.scandir(self.sockets):
-            if not stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
-                raise OSError(f"the kernel's socket folder holds {entry.name!r}, which is no socket")
+        for name in os.listdir(self.sockets):
+            if not stat.S_ISSOCK(os.lstat(self.sockets / name).st_mode):
+                raise OSError(f"the kernel's socket folder holds {name!r}, which is no socket")
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ IDLE_WAIT = 1.0
 
 IDLE_WAIT_MOST = 20.0
 LISTEN_AGAIN = 2.0
+
+EXIT_NUMBER = re.compile(r"-?[0-9]{1,12}")
 
 
 class Status(StrEnum):
@@ -195,9 +198,7 @@ def _exit_code(error: dict[str, Any]) -> int:
     value = error.get("evalue", "")
     if value in ("", "None", "False"):
         return 0
-    return (
-        int(value) & 0xFF if value.lstrip("-").isascii() and value.lstrip("-").isdigit() and len(value) < 12 else 1
-    )
+    return int(value) & 0xFF if EXIT_NUMBER.fullmatch(value) else 1
 
 
 def _content(execution: Execution) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,6 +21,10 @@ DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.3"
 MAX_FRAMES = 256
 MAX_HEADER_BYTES = 1 << 16
+
+
+_HUGE_NUMBER = re.compile(rb"\d[eE]\+?\d{3}")
+"""What may be a number too large for a float; only then floats are worth a second look."""
 
 
 class BadMessage(ValueError):
@@ -113,12 +119,24 @@ class Encoder:
 def read_object(data: bytes, what: str) -> dict[str, Any]:
     """Return the JSON object in ``data``; raises `BadMessage` for anything else, however deep or malformed."""
     try:
-        value = json.loads(data)
+        if _HUGE_NUMBER.search(data):
+            value = json.loads(data, parse_constant=_no_number, parse_float=_finite)
+        else:
+            value = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"{what} is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadMessage(f"{what} is no JSON object")
     return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
 
 
 def _small_object(data: bytes, what: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,21 @@ class OutputLimits:
     stream_chars: int = 1_000_000
     bytes: int = 20 << 20
     count: int = 1000
+
+    @property
+    def largest_message(self) -> int:
+        """Bytes of the largest message that is worth reading: a display, or text of which JSON makes more."""
+        return max(self.bytes, 8 * self.stream_chars)
+
+
+ERROR_CHARS = 100_000
+"""Characters of an error's name, its value, and its traceback, each."""
+
+SMALL_MESSAGE = 1 << 16
+"""Bytes up to which a message is always read."""
+
+READ_FACTOR = 8
+"""Times the limits that are read from one execution before what is large is passed over unread."""
 
 
 @dataclass
@@ -46,15 +62,15 @@ class OutputFold:
     def __init__(self, limits: OutputLimits) -> None:
         self._limits = limits
         self._outputs: list[Output] = []
-        self._displays: dict[str, list[Output]] = {}
+        self._sizes: dict[int, int] = {}  # by id() of the output
+        self._displays: dict[str, list[Output]] = {}  # by display_id
         self._printed: dict[str, list[str]] = {"stdout": [], "stderr": []}
         self._chars = {"stdout": 0, "stderr": 0}
-        self._bytes = 0
-        self._count = 0
         self._clear_pending = False
         self._error: Output | None = None
         self._truncated: dict[str, None] = {}
         self._shown: list[str] = []
+        self._to_read = READ_FACTOR * (limits.bytes + limits.stream_chars)
         self.execution_count: int | None = None
         self.idle = False
         """Whether the kernel said that it has done all the request asked for."""
@@ -64,12 +80,13 @@ class OutputFold:
         take = _TAKERS.get(message.msg_type)
         if take is None:
             return
-        if self._bytes + message.size > self._limits.bytes and message.msg_type != "status":
+        self._to_read -= message.size
+        if message.size > SMALL_MESSAGE and (self._to_read < 0 or message.size > self._limits.largest_message):
             self.lost()
             return
         try:
             take(self, message.content)
-        except BadMessage:
+        except (BadMessage, RecursionError):
             self.lost()
 
     def lost(self) -> None:
@@ -118,35 +135,37 @@ class OutputFold:
 
     def _take_display(self, content: Mapping[str, Any]) -> None:
         output = {"output_type": "display_data", **_bundle(content)}
-        if self._append(output, _size(content)):
-            transient = content.get("transient")
-            display_id = transient.get("display_id") if isinstance(transient, dict) else None
-            if isinstance(display_id, str):
+        display_id = _display_id(content)
+        if self._append(output, _size(output)):
+            if display_id:
                 self._displays.setdefault(display_id, []).append(output)
             self._show(output["data"])
 
     def _take_result(self, content: Mapping[str, Any]) -> None:
         output = {"output_type": "execute_result", "execution_count": _count(content), **_bundle(content)}
-        if self._append(output, _size(content)):
+        if self._append(output, _size(output)):
             self._show(output["data"])
 
     def _take_update(self, content: Mapping[str, Any]) -> None:
-        transient = content.get("transient")
-        display_id = transient.get("display_id") if isinstance(transient, dict) else None
-        self._bytes += _size(content)
-        for output in self._displays.get(display_id, ()) if isinstance(display_id, str) else ():
-            output.update(_bundle(content))
+        bundle = _bundle(content)
+        size = _size(bundle)
+        for output in self._displays.get(_display_id(content), ()):
+            if self._bytes - self._sizes[id(output)] + size > self._limits.bytes:
+                self.lost()
+            else:
+                self._sizes[id(output)] = size
+                output.update(bundle)
 
     def _take_error(self, content: Mapping[str, Any]) -> None:
         traceback = content.get("traceback")
-        lines = [clean(line) for line in traceback if isinstance(line, str)] if isinstance(traceback, list) else []
+        lines = [line for line in traceback if isinstance(line, str)] if isinstance(traceback, list) else []
         self._error = {
             "output_type": "error",
-            "ename": clean(str(content.get("ename", ""))),
-            "evalue": clean(str(content.get("evalue", ""))),
-            "traceback": lines,
+            "ename": _short(content.get("ename", "")),
+            "evalue": _short(content.get("evalue", "")),
+            "traceback": clean("\n".join(lines)[:ERROR_CHARS]).split("\n") if lines else [],
         }
-        self._append(self._error, _size(content))
+        self._append(self._error, 0)
 
     def _take_clear(self, content: Mapping[str, Any]) -> None:
         self._clear_pending = True
@@ -155,20 +174,24 @@ class OutputFold:
 
     # ---- the list of outputs
 
+    @property
+    def _bytes(self) -> int:
+        return sum(self._sizes.values())
+
     def _append(self, output: Output, size: int) -> bool:
         self._apply_clear()
-        if self._count >= self._limits.count or self._bytes + size > self._limits.bytes:
+        if len(self._outputs) >= self._limits.count or self._bytes + size > self._limits.bytes:
             self.lost()
             return False
-        self._count += 1
-        self._bytes += size
         self._outputs.append(output)
+        self._sizes[id(output)] = size
         return True
 
     def _apply_clear(self) -> None:
         if self._clear_pending:
             self._clear_pending = False
             self._outputs.clear()
+            self._sizes.clear()
             self._displays.clear()
             self._shown.clear()
 
@@ -213,25 +236,38 @@ def _bundle(content: Mapping[str, Any]) -> Output:
     data, metadata = content.get("data"), content.get("metadata")
     if not isinstance(data, dict):
         raise BadMessage("a display has data")
-    texts = {mime: "".join(value) if _is_lines(value) else value for mime, value in data.items()}
-    kept = {mime: value for mime, value in texts.items() if isinstance(value, str) or mime.endswith("json")}
-    return {
-        "data": _clean_json(kept),
-        "metadata": _clean_json(metadata) if isinstance(metadata, dict) else {},
-    }
+    kept = {mime: value if is_json(mime) else _joined(value) for mime, value in data.items()}
+    kept = {mime: value for mime, value in kept.items() if isinstance(value, str) or is_json(mime)}
+    return {"data": _clean_json(kept), "metadata": _clean_json(metadata) if isinstance(metadata, dict) else {}}
 
 
-def _is_lines(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(line, str) for line in value)
+def is_json(mime: str) -> bool:
+    """Tell whether nbformat lets values of the type ``mime`` be any JSON."""
+    return mime == "application/json" or (mime.startswith("application/") and mime.endswith("+json"))
+
+
+def _joined(value: object) -> object:
+    if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
+        return "".join(value)
+    return value
+
+
+def _display_id(content: Mapping[str, Any]) -> str:
+    transient = content.get("transient")
+    display_id = transient.get("display_id") if isinstance(transient, dict) else None
+    return display_id if isinstance(display_id, str) else ""
+
+
+def _short(value: object) -> str:
+    return clean(str(value)[:ERROR_CHARS]) if isinstance(value, str | int | float | None) else ""
 
 
 def _count(content: Mapping[str, Any]) -> int | None:
     count = content.get("execution_count")
-    return count if isinstance(count, int) and 0 <= count < 1 << 53 else None
+    known = isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 1 << 53
+    return count if known else None
 
 
-def _size(content: Mapping[str, Any]) -> int:
-    """Return about how many bytes a message's texts have; no need to look deeper, their messages are bounded."""
-    data = content.get("data")
-    values = data.values() if isinstance(data, dict) else content.values()
-    return sum(len(value) if isinstance(value, str) else len(repr(value)) for value in values)
+def _size(bundle: Output) -> int:
+    """Return how many characters the JSON of a display has."""
+    return len(json.dumps(bundle["data"])) + len(json.dumps(bundle["metadata"]))

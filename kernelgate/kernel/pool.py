@@ -12,7 +12,7 @@ from typing import Any
 from traitlets import Bool, Int, List, Unicode
 from traitlets.config import LoggingConfigurable
 
-from kernelgate.errors import GateError, KernelDied, KernelStartError, ShuttingDown
+from kernelgate.errors import GateError, KernelStartError, ShuttingDown
 from kernelgate.kernel.client import Execution, Status, execute
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.starter import KernelStarter, describe
@@ -132,11 +132,12 @@ class KernelPool:
         """Return a kernel that nobody else has or will get. Raises `KernelStartError`, `EngineError`."""
         if self._closed:
             raise ShuttingDown("the server is shutting down")
-        kernel = self._take()
-        if kernel is None:
-            kernel = await self._wait_for_kernel()
-        self._refill()
-        return kernel
+        while True:
+            kernel = self._take() or await self._wait_for_kernel()
+            self._refill()
+            if kernel.alive:
+                return kernel
+            self._spawn(self._close_kernel(kernel))  # it ended on its way to the caller
 
     async def wait_filled(self) -> None:
         """Wait until a first kernel is there, if kernels are started ahead. Raises `KernelStartError`."""
@@ -280,8 +281,12 @@ class KernelPool:
     async def _import_next(self, kernel: Kernel) -> None:
         module = self._modules[kernel.warmth]
         code = f"__import__({module!r})"
-        result = await execute(kernel, Execution(code, timeout=IMPORT_SECONDS, silent=True))
-        kernel.warmth += 1
+        kernel.warmth += 1  # whatever comes of it: it is not tried again
+        try:
+            result = await execute(kernel, Execution(code, timeout=IMPORT_SECONDS, silent=True))
+        except GateError as error:
+            self.log.warning("a %s kernel could not import %s: %s", self.language.display_name, module, error)
+            return
         if result.status is not Status.OK:
             self.log.warning("a %s kernel could not import %s", self.language.display_name, module)
 
@@ -297,7 +302,7 @@ class KernelPool:
     async def _answers(self, kernel: Kernel) -> bool:
         try:
             await kernel.ask("control", "kernel_info_request", {}, self._settings.health_check_timeout)
-        except (TimeoutError, KernelDied):
+        except (TimeoutError, GateError):
             return False
         return True
 

@@ -102,6 +102,10 @@ class Admission(LoggingConfigurable):
         self.running -= 1
         if not self.running:
             self._all_done.set()
+        self._admit_next()
+
+    def _admit_next(self) -> None:
+        """Give the places that are free to those whose turn it is."""
         while self.running < self.max_concurrent:
             place = self._next()
             if place is None:
@@ -125,6 +129,7 @@ class Admission(LoggingConfigurable):
         queue.remove(place)
         if not queue:
             del self._queues[owner]
+        self._admit_next()  # a place may have become free while this one, already gone, was the next
 
 
 def _was_admitted(place: asyncio.Future[None]) -> bool:

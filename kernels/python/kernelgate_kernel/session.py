@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from jupyter_client.jsonutil import json_default
@@ -13,7 +14,21 @@ MAX_MESSAGE_BYTES = 32 << 20
 
 def pack(message: Any) -> bytes:
     """Return ``message`` as JSON in ASCII, in which a lone surrogate is as good as any other character."""
-    return json.dumps(message, default=json_default, allow_nan=False).encode("ascii")
+    try:
+        return json.dumps(message, default=json_default, allow_nan=False).encode("ascii")
+    except ValueError:  # JSON has no NaN and no infinity
+        return json.dumps(finite(message), default=json_default).encode("ascii")
+
+
+def finite(value: Any) -> Any:
+    """Return ``value`` with None for each float that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 class SandboxSession(Session):
