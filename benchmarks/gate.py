@@ -121,8 +121,10 @@ def serving(**variables: str) -> Iterator[Gate]:
             try:
                 yield gate
             finally:
-                process.stop(child)
-                gate.remove_left()
+                try:
+                    process.stop(child)
+                finally:
+                    gate.remove_left()
 
 
 def run(connection: Connection, code: str, session: str = "", expected: str = "1\n") -> str:

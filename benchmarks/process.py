@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-STOP_SECONDS = 60
+STOP_SECONDS = 30
 LOG = "log"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -56,11 +56,15 @@ def started(
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:
-    """Terminate a child, and kill it when that takes too long."""
+    """Terminate a child; kill it when that takes too long, or when this is interrupted."""
+    if child.poll() is not None:
+        return
     child.terminate()
     try:
         child.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
+        print(f"{child.args!r} did not stop within {STOP_SECONDS} s and is killed", file=sys.stderr)  # noqa: T201
+    finally:
         child.kill()
         child.wait()
 

@@ -28,9 +28,9 @@ class Owner:
 def unsafe_key(key: object) -> str | None:
     """Say what makes an API key unsafe in production, if anything does."""
     if key == DEFAULT_KEY:
-        return "API_KEY is the public default: set a secret one"
+        return "the public default, set a secret one"
     if isinstance(key, str) and len(key) < SHORTEST_SAFE_KEY:
-        return f"API_KEY has {len(key)} characters: use at least {SHORTEST_SAFE_KEY} random ones"
+        return f"{len(key)} characters, use at least {SHORTEST_SAFE_KEY} random ones"
     return None
 
 
@@ -38,7 +38,7 @@ def unsafe_keys(keys: object) -> str | None:
     """Say what makes additional API keys unsafe in production, if anything does."""
     short = [key for key in keys if len(key) < SHORTEST_SAFE_KEY] if isinstance(keys, list) else []
     if short:
-        return f"{len(short)} of API_KEYS have fewer than {SHORTEST_SAFE_KEY} characters"
+        return f"{len(short)} of them have fewer than {SHORTEST_SAFE_KEY} characters"
     return None
 
 

@@ -9,18 +9,19 @@ from kernelgate import settings
 from kernelgate.configuration import CLASSES, ConfiguredApp
 from kernelgate.containers.engine import Engine
 from kernelgate.containers.images import ImageBuilder
-from kernelgate.errors import ConfigError, UnsupportedLanguage
+from kernelgate.errors import UnsupportedLanguage
 from kernelgate.languages import LANGUAGES, Language, find_language
 
 
 class ImagesApp(ConfiguredApp):
-    """``kernelgate images build [LANG…]`` and ``kernelgate images list``."""
+    """``kernelgate images build|list|prune [LANG…]``."""
 
     name = "kernelgate-images"
     description = """Build the images that kernels run in.
 
     kernelgate images build [LANG…]   build what is missing, for all languages or those named
     kernelgate images list            show the images and whether they are there
+    kernelgate images prune           remove images of other versions that no container needs
     """
 
     def run(self) -> None:
@@ -32,13 +33,17 @@ class ImagesApp(ConfiguredApp):
         if action == "build":
             for language in languages:
                 self.say(f"{language.id}: {builder.build(language, self.say)} is there")
+        elif action == "prune":
+            for language in languages:
+                for name in builder.prune(language):
+                    self.say(f"{language.id}: {name} was removed")
         elif action == "list":
             for language in languages:
                 self.say(
                     f"{language.id}: {builder.name(language)} {'' if builder.present(language) else '(not built)'}"
                 )
         else:
-            self.fail(f"'build' or 'list' is expected, got {action!r}")
+            self.fail(f"'build', 'list' or 'prune' is expected, got {action!r}")
 
 
 class ConfigApp(ConfiguredApp):
@@ -76,7 +81,7 @@ class ConfigApp(ConfiguredApp):
     def security(self) -> None:
         findings = settings.security_findings(self.checked_values())
         if findings:
-            raise ConfigError(findings)
+            self.fail("unsafe for production:", *(f"  {finding}" for finding in findings))
         self.say("nothing unsafe was found")
 
 

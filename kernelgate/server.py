@@ -39,7 +39,7 @@ BODY_SECONDS = 120
 
 def unsafe_debug(debug: object) -> str | None:
     """Say what makes debugging unsafe in production."""
-    return "API_DEBUG is on: logs may show what users run" if debug else None
+    return "on, so logs may show what users run" if debug else None
 
 
 class Server(LoggingConfigurable):
@@ -76,7 +76,7 @@ class Server(LoggingConfigurable):
         self._http: HTTPServer | None = None
 
     async def start(self) -> None:
-        """Start everything. Raises `ConfigError`, `EngineError`, `ImageError`, `OSError` (the port is taken)."""
+        """Start everything. Raises `ConfigError` (also for a port that is taken), `EngineError`, `ImageError`."""
         problems = self.pool_settings.problems()
         if problems:
             raise ConfigError(problems)
@@ -111,7 +111,8 @@ class Server(LoggingConfigurable):
                 await self._attempt(pool.close())
             await self._attempt(self._http.close_all_connections())
             self.starter.close()
-        await self._attempt(self._remove_all())
+        if self.runtime_folder.is_open:
+            await self._attempt(self._remove_all())
         self.engine.close()
         self.runtime_folder.close()
         RuntimeFolder.clear_instance()
@@ -141,7 +142,12 @@ class Server(LoggingConfigurable):
             max_body_bytes=self.max_request_mb << 20,
             keepalive_seconds=self.keepalive_seconds,
         )
-        sockets = bind_sockets(self.port, self.host)
+        try:
+            sockets = bind_sockets(self.port, self.host)
+        except OSError as error:
+            raise ConfigError(
+                [f"API_HOST and API_PORT: cannot listen on {self.host}:{self.port}: {error}"]
+            ) from error
         self.bound_port = sockets[0].getsockname()[1]
         self._http = HTTPServer(
             application(services),

@@ -318,7 +318,7 @@ def expected(trait: Trait) -> str:
 
 @expected.register(Unicode)
 def _expect_text(trait: Unicode[Any, Any]) -> str:
-    return "text"
+    return "text" if trait.info_text == Unicode.info_text else trait.info_text
 
 
 @expected.register(Bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from tornado.iostream import StreamClosedError
@@ -19,6 +20,7 @@ class ExecHandler(BodyHandler):
     While code runs long, white space goes out ahead of the JSON, so that clients with a socket timeout wait on.
     """
 
+    _gone = False
     _running: asyncio.Task[dict[str, Any]] | None = None
 
     async def post(self) -> None:
@@ -46,6 +48,7 @@ class ExecHandler(BodyHandler):
             self.reply(reply)
 
     def on_connection_close(self) -> None:
+        self._gone = True
         if self._running is not None:
             self._running.cancel()
 
@@ -53,9 +56,7 @@ class ExecHandler(BodyHandler):
         """Return when ``running`` is done; from its start on send a space every now and then."""
         while not running.done():
             await asyncio.wait({running}, timeout=self.services.keepalive_seconds)
-            if not running.done() and started.is_set():
-                try:
-                    self.write(" ")
+            if not running.done() and started.is_set() and not self._gone:
+                self.write(" ")
+                with contextlib.suppress(StreamClosedError):  # on_connection_close does the rest
                     await self.flush()
-                except StreamClosedError:
-                    running.cancel()

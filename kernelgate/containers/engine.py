@@ -105,7 +105,12 @@ class Engine(SingletonConfigurable):
                 raise
             return container
 
-        return await self.run(create_and_start)
+        launching = asyncio.ensure_future(self.run(create_and_start))
+        try:
+            return await asyncio.shield(launching)
+        except asyncio.CancelledError:
+            await self.remove(await launching)  # the thread cannot be stopped half-way
+            raise
 
     async def update(self, container: str, limits: Mapping[str, Any]) -> None:
         """Change a running container's limits, named as in docker's ``APIClient.update_container``."""

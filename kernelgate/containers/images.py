@@ -450,7 +450,7 @@ class ImageBuilder(LoggingConfigurable):
         PYTHON.base_image,
         help="Image that the Python kernel's image is built on: one based on Debian. Where no registry "
         "answers, an official python image is replaced by Debian's own Python.",
-    ).tag(config=True, env="LANG_PYTHON_IMAGE")
+    ).tag(config=True, env="LANG_PYTHON_IMAGE", group="Languages")
 
     def __init__(self, api: docker.APIClient, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -490,7 +490,7 @@ class ImageBuilder(LoggingConfigurable):
             lists = [sources["requirements.txt"], sources["installer.txt"]]
             files = {**sources, **wheel_files(lists, self._interpreter(system), say)}
         self._build_image(files, base, output, tag=name)
-        self._remove_old(language, name, output.images)
+        self._remove_old_stages(language, output.images)
         say(f"built {name}")
 
     def _has(self, image: str) -> bool:
@@ -576,21 +576,29 @@ class ImageBuilder(LoggingConfigurable):
         finally:
             self.api.remove_container(container, force=True)
 
-    def _remove_old(self, language: Language, current: str, used: set[str]) -> None:
-        """Remove the language's images but ``current``, and stages of theirs that are not ``used`` any more."""
-        tags = [tag for image in self.api.images(repository(language)) for tag in image["RepoTags"] or ()]
-        label = f"kernelgate.language={language.folder}"
-        stages = [image["Id"] for image in self.api.images(filters={"dangling": True, "label": label})]
-        old = [tag for tag in tags if tag != current]
-        old += [stage for stage in stages if stage.removeprefix("sha256:")[:12] not in used]
-        for image in old:
-            self._remove(image)
+    def prune(self, language: Language) -> list[str]:
+        """Remove the language's images of other versions, but those of which containers are left; returns them.
 
-    def _remove(self, image: str) -> None:
+        No build does that by itself: a server that runs starts its containers from the image it began with.
+        """
+        with engine_errors():
+            tags = [tag for image in self.api.images(repository(language)) for tag in image["RepoTags"] or ()]
+            return [tag for tag in tags if tag != self.name(language) and self._remove(tag)]
+
+    def _remove_old_stages(self, language: Language, used: set[str]) -> None:
+        """Remove what is left of earlier builds and was not ``used`` by this one."""
+        label = f"kernelgate.language={language.folder}"
+        for image in self.api.images(filters={"dangling": True, "label": label}):
+            if image["Id"].removeprefix("sha256:")[:12] not in used:
+                self._remove(image["Id"])
+
+    def _remove(self, image: str) -> bool:
         try:
             self.api.remove_image(image)
         except docker.errors.APIError as error:
             self.log.info("The image %s stays: %s", image, error.explanation)
+            return False
+        return True
 
 
 PROXIES = frozenset({"http_proxy", "https_proxy", "no_proxy", "ftp_proxy", "all_proxy"})

@@ -36,12 +36,12 @@ UIDS = 60_000
 
 def unsafe_network(isolated: object) -> str | None:
     """Say what is unsafe about containers that may have a network."""
-    return None if isolated else "ENABLE_NETWORK_ISOLATION is off: user code gets DOCKER_NETWORK_MODE's network"
+    return None if isolated else "off, so user code gets the network of DOCKER_NETWORK_MODE"
 
 
 def unsafe_root(isolated: object) -> str | None:
     """Say what is unsafe about containers whose root file system may be written to."""
-    return None if isolated else "ENABLE_FILESYSTEM_ISOLATION is off: DOCKER_READ_ONLY decides"
+    return None if isolated else "off, so DOCKER_READ_ONLY decides whether the root file system is read-only"
 
 
 class DockerProvisioner(KernelProvisionerBase):
@@ -148,13 +148,20 @@ class DockerProvisioner(KernelProvisionerBase):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the container; returns when its sockets can be connected to. Raises `KernelStartError`."""
         assert self.folder is not None, "pre_launch comes first"
-        body = container_body(self._sandbox(cmd, self.folder))
+        try:
+            await self._start_container(cmd, self.folder)
+        except BaseException:
+            await asyncio.shield(self.cleanup())
+            raise
+        return self.connection_info
+
+    async def _start_container(self, cmd: list[str], folder: KernelFolder) -> None:
+        body = container_body(self._sandbox(cmd, folder))
         self.container = await self.engine.launch(body, name=f"kernelgate-{self.kernel_id}")
         self._ended = self.engine.watch(self.container)
-        await self._wait_for_sockets(self.folder)
+        await self._wait_for_sockets(folder)
         if not self._hold_limits:
             await self.apply_limits()
-        return self.connection_info
 
     async def cleanup(self, restart: bool = False) -> None:
         """Remove the container and its folder."""

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import IO, Any
 
-from traitlets import TraitError, Unicode, validate
+from traitlets import Unicode
 from traitlets.config import SingletonConfigurable
 
 SOCKET_PATH_LIMIT = 107
@@ -27,25 +27,27 @@ SOCKETS_OPEN = 0o777
 SOCKETS_SEALED = 0o755
 
 
+class SocketFolderPath(Unicode[str, str]):
+    """A folder whose path leaves room for the sockets below it."""
+
+    longest = SOCKET_PATH_LIMIT - len(DEEPEST) - 1
+    info_text = f"a path of at most {longest} bytes, as sockets lie below it"
+
+    def validate(self, obj: Any, value: Any) -> str:
+        path = super().validate(obj, value)
+        if len(os.fsencode(os.path.abspath(path) if path else "")) > self.longest:
+            self.error(obj, value)
+        return path
+
+
 class RuntimeFolder(SingletonConfigurable):
     """This process's part of the runtime folder. Made at first use, gone after `close`."""
 
-    runtime_dir = Unicode(
+    runtime_dir = SocketFolderPath(
         "",
         help="Folder for the kernels' sockets and connection files. Docker must see it under the same path. "
         "Empty: /run/kernelgate for root, else a folder of the user's.",
     ).tag(config=True, env="RUNTIME_DIR", group="Docker")
-
-    @validate("runtime_dir")
-    def _short_enough(self, proposal: Any) -> str:
-        folder = os.path.abspath(str(proposal["value"])) if proposal["value"] else ""
-        length = len(os.fsencode(os.path.join(folder, DEEPEST)))
-        if length > SOCKET_PATH_LIMIT:
-            raise TraitError(
-                f"RUNTIME_DIR must be at least {length - SOCKET_PATH_LIMIT} bytes shorter: the sockets in it have "
-                f"paths of up to {SOCKET_PATH_LIMIT} bytes, got {folder!r}"
-            )
-        return folder
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -55,7 +57,7 @@ class RuntimeFolder(SingletonConfigurable):
     @property
     def root(self) -> Path:
         """The folder that all instances share."""
-        return Path(self.runtime_dir or default_runtime_dir())
+        return Path(self.runtime_dir or default_runtime_dir()).absolute()
 
     @property
     def path(self) -> Path:
@@ -65,6 +67,10 @@ class RuntimeFolder(SingletonConfigurable):
     @property
     def lock_path(self) -> str:
         return str(self.path / LOCK)
+
+    @property
+    def is_open(self) -> bool:
+        return self._lock is not None
 
     def open(self) -> None:
         """Make the instance's folder and lock it. Called again, it does nothing."""

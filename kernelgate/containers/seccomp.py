@@ -290,8 +290,17 @@ ALLOWED = [
     "writev",
 ]
 
+INTERNET = (socket.AF_INET, socket.AF_INET6)
+
 NAMESPACE_FLAGS = 0x7E020000
 """The flags of clone(2) that make a namespace."""
+
+SOCKETS = [
+    *((socket.AF_UNIX, kind, 0) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET)),
+    *((family, socket.SOCK_STREAM, protocol) for family in INTERNET for protocol in (0, socket.IPPROTO_TCP)),
+    *((family, socket.SOCK_DGRAM, protocol) for family in INTERNET for protocol in (0, socket.IPPROTO_UDP)),
+]
+"""Family, type and protocol of the sockets that may be made, besides routing netlink."""
 
 SOCKET_TYPE_MASK = 0xF
 ENOSYS = 38
@@ -321,13 +330,13 @@ def seccomp_profile() -> str:
 
 
 def _sockets() -> Iterator[dict[str, Any]]:
-    for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
-            yield _allow(
-                ["socket"],
-                _argument(0, family, "SCMP_CMP_EQ"),
-                _argument(1, SOCKET_TYPE_MASK, "SCMP_CMP_MASKED_EQ", kind),
-            )
+    for family, kind, protocol in SOCKETS:
+        yield _allow(
+            ["socket"],
+            _argument(0, family, "SCMP_CMP_EQ"),
+            _argument(1, SOCKET_TYPE_MASK, "SCMP_CMP_MASKED_EQ", kind),
+            _argument(2, protocol, "SCMP_CMP_EQ"),
+        )
     yield _allow(
         ["socket"],
         _argument(0, socket.AF_NETLINK, "SCMP_CMP_EQ"),

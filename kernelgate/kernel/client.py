@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -18,8 +19,14 @@ from kernelgate.kernel.outputs import Folded, OutputFold, OutputLimits
 INTERRUPT_GRACE = 2.0
 """Seconds between an interrupt and the kill of a kernel that goes on."""
 
+KILLED = 137
+"""Exit code of what a SIGKILL ended, as a shell gives it."""
+
 IDLE_WAIT = 1.0
 """Seconds without any output after which the idle status is taken for lost, once the reply is there."""
+
+LAST_WORDS = 0.05
+"""Seconds in which what a kernel sent before its death is still read."""
 
 IDLE_WAIT_MOST = 20.0
 LISTEN_AGAIN = 2.0
@@ -93,7 +100,7 @@ class _Run:
         if future.cancelled():
             return
         if future.exception() is not None:  # the kernel has died; what it put out may still be on its way
-            self._loop.call_soon(self._finish)
+            self._timer = self._loop.call_later(LAST_WORDS, self._finish)
             return
         try:
             self.reply = future.result().content
@@ -133,11 +140,19 @@ async def execute(kernel: Kernel, execution: Execution) -> Result:
         if kernel.alive and not run.fold.idle:
             await _resume(kernel)
     except asyncio.CancelledError:
-        await _stop(kernel, run)
+        await see_through(_stop(kernel, run))
         raise
     finally:
         run.close()
     return _result(kernel, run, timed_out, time.monotonic() - started)
+
+
+async def see_through(work: Coroutine[Any, Any, None]) -> None:
+    """Do ``work`` to its end, however often the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
 
 
 async def _wait(run: _Run, seconds: float) -> bool:
@@ -165,7 +180,7 @@ async def _resume(kernel: Kernel) -> None:
 
 def _result(kernel: Kernel, run: _Run, timed_out: bool, duration: float) -> Result:
     output = run.fold.result()
-    end = kernel.ended.result() if kernel.ended.done() else None
+    end = kernel.end
     status, exit_code, message = _verdict(output, run.reply, end, timed_out, duration)
     return Result(status, exit_code, output, duration, kernel_alive=end is None, message=message)
 
@@ -174,8 +189,10 @@ def _verdict(
     output: Folded, reply: dict[str, Any] | None, end: Exit | None, timed_out: bool, duration: float
 ) -> tuple[Status, int, str]:
     """Decide what happened: status, exit code, and a sentence for what the code did not cause by itself."""
-    if end is not None and end.out_of_memory and not timed_out:
-        return Status.OUT_OF_MEMORY, 137, "Out of memory: the kernel was killed and its variables are lost"
+    if end is not None and end.out_of_memory and end.code == KILLED and not timed_out:
+        return Status.OUT_OF_MEMORY, KILLED, "Out of memory: the kernel was killed and its variables are lost"
+    if (reply or {}).get("out_of_memory") is True:
+        return Status.OUT_OF_MEMORY, KILLED, "Out of memory: a process of the code was killed"
     if timed_out:
         lost = " The kernel did not react and was killed; its variables are lost" if end is not None else ""
         return Status.TIMEOUT, 124, f"Time limit exceeded: stopped after {duration:.1f} s.{lost}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import zmq
 from traitlets import Int
 from traitlets.config import LoggingConfigurable
 
-from kernelgate.containers.engine import Exit
+from kernelgate.containers.engine import GONE, Exit
 from kernelgate.containers.provisioner import DockerProvisioner
 from kernelgate.errors import KernelDied, Unavailable
 from kernelgate.kernel.channels import Channel
@@ -58,6 +59,7 @@ class Kernel(LoggingConfigurable):
         """How many of the libraries to be imported ahead have been."""
         self.ended: asyncio.Future[Exit] = asyncio.wrap_future(self.provisioner.ended_future)
         self.dropped_messages = 0
+        self._closed = False
         self._requests: dict[str, Request] = {}
         self._subscribers: list[Listener] = []
         self._encoder = Encoder(manager.session.key)
@@ -76,7 +78,14 @@ class Kernel(LoggingConfigurable):
 
     @property
     def alive(self) -> bool:
-        return not self.ended.done()
+        return not self.ended.done() and not self._closed
+
+    @property
+    def end(self) -> Exit | None:
+        """How the kernel ended, `GONE` when it was closed; None while it lives."""
+        if self.ended.done():
+            return self.ended.result()
+        return GONE if self._closed else None
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have ``listener`` called with each iopub message; returns what ends that."""
@@ -124,7 +133,8 @@ class Kernel(LoggingConfigurable):
     def interrupt(self) -> None:
         """Ask the kernel to interrupt what it runs."""
         if self.alive:
-            self.forget(self.send("control", "interrupt_request", {}))
+            with contextlib.suppress(Unavailable):  # who takes no message is killed in the end
+                self.forget(self.send("control", "interrupt_request", {}))
 
     async def kill(self) -> None:
         """Kill the kernel at once; returns when it has ended."""
@@ -158,7 +168,8 @@ class Kernel(LoggingConfigurable):
         return True
 
     async def close(self) -> None:
-        """End the kernel and remove its container and its folder."""
+        """End the kernel and remove its container and its folder. Requests under way fail."""
+        self._closed = True
         self._close_channels()
         await self.provisioner.cleanup()
         self.manager.forget()

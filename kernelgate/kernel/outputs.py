@@ -52,6 +52,33 @@ class Folded:
     """What a limit cut: any of ``stdout``, ``stderr``, ``outputs``."""
 
 
+class _Displays:
+    """The displays of one ``display_id``; ``size`` is what they take together.
+
+    Once updated they share their data, so that an update costs the same however many they are.
+    """
+
+    def __init__(self) -> None:
+        self.outputs: list[Output] = []
+        self.size = 0
+        self._shared: Output | None = None
+
+    def add(self, output: Output, size: int) -> None:
+        self.outputs.append(output)
+        self.size += size
+        self._shared = None
+
+    def update(self, bundle: Output, size: int) -> None:
+        self.size = size
+        if self._shared is None:
+            self._shared = {"data": {}, "metadata": {}}
+            for output in self.outputs:
+                output.update(self._shared)
+        for name, shared in self._shared.items():
+            shared.clear()
+            shared.update(bundle[name])
+
+
 class OutputFold:
     """Takes an execution's iopub messages one by one.
 
@@ -62,8 +89,8 @@ class OutputFold:
     def __init__(self, limits: OutputLimits) -> None:
         self._limits = limits
         self._outputs: list[Output] = []
-        self._sizes: dict[int, int] = {}  # by id() of the output
-        self._displays: dict[str, list[Output]] = {}  # by display_id
+        self._bytes = 0
+        self._displays: dict[str, _Displays] = {}  # by display_id
         self._printed: dict[str, list[str]] = {"stdout": [], "stderr": []}
         self._chars = {"stdout": 0, "stderr": 0}
         self._clear_pending = False
@@ -135,11 +162,12 @@ class OutputFold:
 
     def _take_display(self, content: Mapping[str, Any]) -> None:
         output = {"output_type": "display_data", **_bundle(content)}
-        display_id = _display_id(content)
-        if self._append(output, _size(output)):
-            if display_id:
-                self._displays.setdefault(display_id, []).append(output)
+        size = _size(output)
+        if self._append(output, size):
             self._show(output["data"])
+            display_id = _display_id(content)
+            if display_id:
+                self._displays.setdefault(display_id, _Displays()).add(output, size)
 
     def _take_result(self, content: Mapping[str, Any]) -> None:
         output = {"output_type": "execute_result", "execution_count": _count(content), **_bundle(content)}
@@ -147,14 +175,16 @@ class OutputFold:
             self._show(output["data"])
 
     def _take_update(self, content: Mapping[str, Any]) -> None:
+        displays = self._displays.get(_display_id(content))
+        if displays is None:
+            return
         bundle = _bundle(content)
-        size = _size(bundle)
-        for output in self._displays.get(_display_id(content), ()):
-            if self._bytes - self._sizes[id(output)] + size > self._limits.bytes:
-                self.lost()
-            else:
-                self._sizes[id(output)] = size
-                output.update(bundle)
+        growth = _size(bundle) * len(displays.outputs) - displays.size
+        if self._bytes + growth > self._limits.bytes:
+            self.lost()
+            return
+        self._bytes += growth
+        displays.update(bundle, displays.size + growth)
 
     def _take_error(self, content: Mapping[str, Any]) -> None:
         traceback = content.get("traceback")
@@ -174,24 +204,20 @@ class OutputFold:
 
     # ---- the list of outputs
 
-    @property
-    def _bytes(self) -> int:
-        return sum(self._sizes.values())
-
     def _append(self, output: Output, size: int) -> bool:
         self._apply_clear()
         if len(self._outputs) >= self._limits.count or self._bytes + size > self._limits.bytes:
             self.lost()
             return False
         self._outputs.append(output)
-        self._sizes[id(output)] = size
+        self._bytes += size
         return True
 
     def _apply_clear(self) -> None:
         if self._clear_pending:
             self._clear_pending = False
             self._outputs.clear()
-            self._sizes.clear()
+            self._bytes = 0
             self._displays.clear()
             self._shown.clear()
 

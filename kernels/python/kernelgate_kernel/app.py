@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from traitlets import Type, default
 from traitlets.config import Config
 
 from . import loops
-from .kernel import SandboxKernel
+from .kernel import SandboxKernel, install_exit
 from .session import SandboxSession, pack
 
 FONT_CACHE = Path("/opt/kernelgate/matplotlib")
@@ -52,6 +53,14 @@ class SandboxKernelApp(IPKernelApp):
         self.iopub_thread = IOPubThread(self.iopub_socket, pipe=False, session=self.session)
         self.iopub_thread.start()
         self.iopub_socket = self.iopub_thread.background_socket
+
+    def init_kernel(self) -> None:
+        super().init_kernel()
+        install_exit(self.kernel)
+
+    def init_io(self) -> None:
+        super().init_io()
+        sys.stdout.peer, sys.stderr.peer = sys.stderr, sys.stdout  # type: ignore[union-attr]
 
     def write_connection_file(self, **kwargs: Any) -> None:
         """Nothing: the gateway wrote the file, and it is read-only here."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+import time
+from typing import Any, NoReturn
 
 from ipykernel.ipkernel import IPythonKernel
 from IPython.core.error import StdinNotImplementedError
@@ -14,6 +15,8 @@ from .shell import SandboxShell
 from .streams import SandboxStream
 
 PROGRAM_NAME = "main.py"
+OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+LAST_WORDS_SECONDS = 0.02
 
 
 class SandboxKernel(IPythonKernel):
@@ -28,7 +31,7 @@ class SandboxKernel(IPythonKernel):
 
     async def do_execute(self, code: str, silent: bool, *args: Any, cell_meta: Any = None, **kwargs: Any) -> Any:
         wishes = _wishes(cell_meta)
-        pid = os.getpid()
+        pid, kills = os.getpid(), out_of_memory_kills()
         sys.argv = [PROGRAM_NAME, *wishes.get("argv", ())]
         for stream in (self._stdout, self._stderr):
             if isinstance(stream, SandboxStream):
@@ -38,7 +41,14 @@ class SandboxKernel(IPythonKernel):
         if os.getpid() != pid:
             _leave_fork(reply)
         sys.stdout, sys.stderr = self._stdout, self._stderr
+        if reply["status"] == "error" and out_of_memory_kills() > kills:
+            reply["out_of_memory"] = True
         return reply
+
+    async def interrupt_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        await super().interrupt_request(stream, ident, parent)
+        # the signal may have found the loop asleep; what its handler scheduled is done when the loop wakes
+        self.io_loop.asyncio_loop.call_soon_threadsafe(lambda: None)  # type: ignore[attr-defined]
 
     def raw_input(self, prompt: object = "") -> Any:
         """Ask the client, or say at once that it does not answer."""
@@ -47,9 +57,34 @@ class SandboxKernel(IPythonKernel):
         return super().raw_input(prompt)
 
 
+def out_of_memory_kills() -> int:
+    """Return how many processes of this container the kernel has killed because memory was short."""
+    for path in OOM_COUNTERS:
+        try:
+            with open(path) as counters:
+                return int(dict(line.split() for line in counters)["oom_kill"])
+        except (OSError, ValueError, KeyError):
+            continue
+    return 0
+
+
 def _wishes(metadata: Any) -> dict[str, Any]:
     wishes = metadata.get("kernelgate") if isinstance(metadata, dict) else None
     return wishes if isinstance(wishes, dict) else {}
+
+
+def install_exit(kernel: SandboxKernel) -> None:
+    """Have ``os._exit`` in this process send what was printed first; in forked children it stays as it was."""
+    leave, pid = os._exit, os.getpid()
+
+    def _exit(status: int) -> NoReturn:
+        if os.getpid() == pid:
+            for stream in (kernel._stdout, kernel._stderr):
+                stream.flush()
+            time.sleep(LAST_WORDS_SECONDS)  # ZeroMQ sends in a thread of its own
+        leave(status)
+
+    os._exit = _exit
 
 
 def _leave_fork(reply: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 from ipykernel.iostream import OutStream
@@ -47,6 +46,9 @@ class SandboxStream(OutStream):
     that a cell's code and its finished subprocesses wrote comes before the cell's reply. Forked children write
     to the descriptor too. Closing lasts until the next cell.
     """
+
+    peer: SandboxStream | None = None
+    """The other one of stdout and stderr."""
 
     limit: int | None = None
     """Characters that one cell may print; what exceeds them is dropped here. None: no limit."""
@@ -144,6 +146,8 @@ class SandboxStream(OutStream):
 
     def begin_cell(self, limit: int | None) -> None:
         """Open the stream and its descriptor again and count from zero. Called before each cell."""
+        for name in ("write", "flush"):  # user code may have put something else there
+            self.__dict__.pop(name, None)
         self._shut = False
         self._printed = 0
         self.limit = limit
@@ -159,25 +163,36 @@ class SandboxStream(OutStream):
             string = string[: max(0, self.limit + 1 - self._printed)]  # one more tells that there was more
         if not string:
             return
+        if self.peer is not None and self.peer._buffered:
+            self.peer.hand_over()  # what the other stream was given before goes out before
         self._printed += len(string)
         self._buffered += len(string)
         super().write(string)
 
+    def hand_over(self) -> None:
+        """Have what is buffered sent before anything that comes later, without waiting for it."""
+        buffers = self._rotate_buffers()
+        self._buffered = 0
+        self.pub_thread.schedule(lambda: self._publish(buffers))
+
     def flush(self) -> None:
-        """Send all that was written; returns when it is on its way. Costs nothing when there is nothing."""
-        if self._pipe_holds():
-            self._empty_pipe(BUFFER_CHARS)
+        """Send all that was written; returns when it is on its way. Costs little when there is nothing."""
+        self._empty_pipe(BUFFER_CHARS)
         if self._flush_pending or not self._sending.acquire(blocking=False):
             super().flush()
         else:
             self._sending.release()
 
     def _flush(self) -> None:
+        """Send what is buffered. Called in the thread that publishes."""
         with self._sending:
+            self._flush_pending = False
             self._buffered = 0
-            super()._flush()
+            self._publish(self._rotate_buffers())
 
-    def _flush_buffers(self) -> Iterator[tuple[dict[str, Any], str]]:
-        for parent, data in super()._flush_buffers():
-            for start in range(0, len(data), MESSAGE_CHARS):
-                yield parent, data[start : start + MESSAGE_CHARS]
+    def _publish(self, buffers: dict[frozenset[tuple[str, Any]], io.StringIO]) -> None:
+        for parent, buffer in buffers.items():
+            text = buffer.getvalue()
+            for start in range(0, len(text), MESSAGE_CHARS):
+                content = {"name": self.name, "text": text[start : start + MESSAGE_CHARS]}
+                self.session.send(self.pub_thread, "stream", content, parent=dict(parent), ident=self.topic)
