@@ -1,6 +1,6 @@
 """A configuration of kernelgate to start from: copy it to where the server starts, and change what you need.
 
-Jupyter reads this file with ``c``, its configuration object. Environment variables and a file ``.env`` win over it,
+Jupyter reads this file with ``c``, its configuration object. Environment variables and a ``.env`` win over it,
 the command line wins over all. Every trait with its default: ``kernelgate --help-all`` and docs/configuration.md.
 """
 

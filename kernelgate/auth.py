@@ -88,7 +88,7 @@ class Authenticator(LoggingConfigurable):
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        self._digests = [_digest(key) for key in (self.api_key, *self.api_keys) if key]
+        self._digests = [_digest(key.strip()) for key in (self.api_key, *self.api_keys) if key.strip()]
         self._cache: dict[str, float] = {}
 
 

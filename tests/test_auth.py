@@ -156,9 +156,9 @@ def test_a_cache_time_below_zero_is_refused() -> None:
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        (DEFAULT_KEY, "API_KEY is the public default: set a secret one"),
-        ("", "API_KEY has 0 characters: use at least 16 random ones"),
-        ("a" * 15, "API_KEY has 15 characters: use at least 16 random ones"),
+        (DEFAULT_KEY, "the public default, set a secret one"),
+        ("", "0 characters, use at least 16 random ones"),
+        ("a" * 15, "15 characters, use at least 16 random ones"),
         ("a" * 16, None),
     ],
 )
@@ -171,7 +171,7 @@ def test_an_unsafe_key_is_told(key: str, sentence: str | None) -> None:
     [
         ([], None),
         (["a" * 16], None),
-        (["a" * 16, "b", "c"], "2 of API_KEYS have fewer than 16 characters"),
+        (["a" * 16, "b", "c"], "2 of them have fewer than 16 characters"),
     ],
 )
 def test_unsafe_additional_keys_are_told(keys: list[str], sentence: str | None) -> None:

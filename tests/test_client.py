@@ -37,7 +37,27 @@ VERDICTS: dict[str, tuple[Folded, dict[str, Any] | None, Exit | None, bool, tupl
     "exit 3": (raised("SystemExit", "3"), FAILED, None, False, (Status.ERROR, 3, "")),
     "interrupted": (raised("KeyboardInterrupt"), FAILED, None, False, (Status.ERROR, 1, "")),
     "out of memory": (QUIET, None, Exit(137, True), False, (Status.OUT_OF_MEMORY, 137, OUT_OF_MEMORY)),
-    "out of memory in a child": (QUIET, None, Exit(1, True), False, (Status.OUT_OF_MEMORY, 137, OUT_OF_MEMORY)),
+    "out of memory in a child, later ended by itself": (
+        QUIET,
+        None,
+        Exit(3, True),
+        False,
+        (Status.KILLED, 3, "The kernel ended with exit code 3 and its variables are lost"),
+    ),
+    "out of memory in a child": (
+        raised("BrokenProcessPool"),
+        {"status": "error", "out_of_memory": True},
+        None,
+        False,
+        (Status.OUT_OF_MEMORY, 137, "Out of memory: a process of the code was killed"),
+    ),
+    "out of memory in a child that was waited for": (
+        raised("KeyboardInterrupt"),
+        {"status": "error", "out_of_memory": True},
+        None,
+        True,
+        (Status.OUT_OF_MEMORY, 137, "Out of memory: a process of the code was killed"),
+    ),
     "killed": (
         QUIET,
         None,

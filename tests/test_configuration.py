@@ -279,7 +279,7 @@ def test_validate_tells_all_mistakes_at_once(command: Command, tmp_path: Path) -
             {"CONTAINER_POOL_PY_MIN": "30"},
             "_PY_MIN must be at most CONTAINER_POOL_PY_MAX, got 30 and 20",
         ),
-        ({"RUNTIME_DIR": "/tmp/" + "x" * 120}, "RUNTIME_DIR must be at least "),
+        ({"RUNTIME_DIR": "/tmp/" + "x" * 120}, "RUNTIME_DIR must be a path of at most "),
     ],
 )
 def test_validate_tells_what_is_wrong_beyond_values(command: Command, env: dict[str, str], part: str) -> None:

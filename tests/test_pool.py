@@ -56,6 +56,10 @@ class FakeKernel:
     def alive(self) -> bool:
         return not self.ended.done()
 
+    @property
+    def end(self) -> Exit | None:
+        return self.ended.result() if self.ended.done() else None
+
     def die(self) -> None:
         self.ended.set_result(Exit(137))
 

@@ -142,11 +142,29 @@ FAMILIES = {"UNIX": socket.AF_UNIX, "INET": socket.AF_INET, "INET6": socket.AF_I
 OTHER_FAMILIES = sorted(set(range(64)) - {*FAMILIES.values(), socket.AF_NETLINK})
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+TCP, UDP = (socket.SOCK_STREAM, socket.IPPROTO_TCP), (socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+
+
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
-def test_ordinary_sockets_are_made(family: int, kind: int) -> None:
+def test_unix_sockets_are_made(kind: int) -> None:
+    assert allowed("socket", socket.AF_UNIX, kind, 0)
+    assert allowed("socket", socket.AF_UNIX, kind | NONBLOCK_CLOEXEC, 0)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize(("kind", "protocol"), [TCP, UDP])
+def test_tcp_and_udp_sockets_are_made(family: int, kind: int, protocol: int) -> None:
     assert allowed("socket", family, kind, 0)
-    assert allowed("socket", family, kind | NONBLOCK_CLOEXEC, 6)
+    assert allowed("socket", family, kind | NONBLOCK_CLOEXEC, protocol)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_sockets_of_other_protocols_are_not_made(family: int, kind: int) -> None:
+    """ICMP, SCTP, UDP-Lite, MPTCP and all others."""
+    for protocol in {*range(1, 300)} - {socket.IPPROTO_TCP, socket.IPPROTO_UDP}:
+        assert not allowed("socket", family, kind, protocol)
+    assert not allowed("socket", family, socket.SOCK_SEQPACKET, 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

@@ -57,7 +57,7 @@ class RuntimeFolder(SingletonConfigurable):
     @property
     def root(self) -> Path:
         """The folder that all instances share."""
-        return Path(self.runtime_dir or default_runtime_dir()).absolute()
+        return Path(os.path.abspath(self.runtime_dir or default_runtime_dir()))
 
     @property
     def path(self) -> Path:
@@ -147,7 +147,9 @@ def default_runtime_dir() -> str:
     """Return the runtime folder of this process's user."""
     if os.getuid() == 0:
         return "/run/kernelgate"
-    return os.path.join(os.environ.get("XDG_RUNTIME_DIR", "/tmp"), f"kernelgate-{os.getuid()}")
+    name = f"kernelgate-{os.getuid()}"
+    folder = os.path.join(os.environ.get("XDG_RUNTIME_DIR", "/tmp"), name)
+    return folder if len(os.fsencode(folder)) <= SocketFolderPath.longest else os.path.join("/tmp", name)
 
 
 def is_dead(lock_path: str) -> bool:
