@@ -153,10 +153,9 @@ class Kernel(LoggingConfigurable):
             await self.ask("shell", "kernel_info_request", {}, timeout)
             while not self._heard.is_set():
                 await self.ask("control", "kernel_info_request", {}, timeout)
-                try:
-                    await asyncio.wait_for(self._heard.wait(), HELLO_SECONDS)
-                except TimeoutError:
-                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(HELLO_SECONDS):
+                        await self._heard.wait()
 
     async def listen_again(self, timeout: float) -> bool:
         """Find out whether iopub still reaches us, after messages were missed. False: it does not."""

@@ -24,6 +24,10 @@ FAILURES_TO_TELL = 2
 """Failed starts in a row after which those who wait are told."""
 
 IMPORT_SECONDS = 60.0
+IMPORT_LOOK_SECONDS = 1.0
+
+REFILL_DELAY = 0.15
+"""Seconds after a kernel was handed out until the next one is started: its first call goes before."""
 
 
 class PoolSettings(LoggingConfigurable):
@@ -134,7 +138,7 @@ class KernelPool:
             raise ShuttingDown("the server is shutting down")
         while True:
             kernel = self._take() or await self._wait_for_kernel()
-            self._refill()
+            asyncio.get_running_loop().call_later(REFILL_DELAY, self._refill)
             if kernel.alive:
                 return kernel
             self._spawn(self._close_kernel(kernel))  # it ended on its way to the caller
@@ -266,7 +270,8 @@ class KernelPool:
             if kernel is None or self._waiters or self._starting:
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), 1.0)
+                    async with asyncio.timeout(IMPORT_LOOK_SECONDS):
+                        await self._wake.wait()
                 continue
             self._importing = kernel
             try:

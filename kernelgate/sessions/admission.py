@@ -57,7 +57,8 @@ class Admission(LoggingConfigurable):
     async def wait_all_done(self, timeout: float) -> bool:
         """Wait until nothing runs; False when the time is over before."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_done.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._all_done.wait()
         return self.running == 0
 
     def refusal(self, reason: str) -> RateLimited:

@@ -26,6 +26,7 @@ class SandboxKernelApp(IPKernelApp):
     """ipykernel's application without what a sandbox has no use for: profiles, history files, subprocess pipes."""
 
     kernel_class = Type(SandboxKernel)
+    blocking_class = Type(object)  # a client: nothing that a kernel needs, and its module is slow to import
     outstream_class = "kernelgate_kernel.streams.SandboxStream"
     log_level = 50
 
