@@ -64,10 +64,10 @@ class Kernel(LoggingConfigurable):
         self._subscribers: list[Listener] = []
         self._encoder = Encoder(manager.session.key)
         self._heard = asyncio.Event()
-        limit = self.max_message_mb << 20
-        self._iopub = Channel(context, zmq.SUB, self._url("iopub"), self._on_iopub, limit)
-        self._shell = Channel(context, zmq.DEALER, self._url("shell"), self._on_reply, limit)
-        self._control = Channel(context, zmq.DEALER, self._url("control"), self._on_reply, limit)
+        self._context = context
+        self._channels: dict[str, Channel] = {}
+        self._channel("iopub")
+        self._channel("shell")
         self.ended.add_done_callback(self._on_end)
 
     @property
@@ -110,7 +110,7 @@ class Kernel(LoggingConfigurable):
             self._fail(request)
             return request
         try:
-            (self._control if channel == "control" else self._shell).send(frames)
+            self._channel(channel).send(frames)
         except Unavailable:
             self.forget(request)
             raise
@@ -152,7 +152,7 @@ class Kernel(LoggingConfigurable):
         async with asyncio.timeout(timeout):
             await self.ask("shell", "kernel_info_request", {}, timeout)
             while not self._heard.is_set():
-                await self.ask("control", "kernel_info_request", {}, timeout)
+                await self.ask("shell", "kernel_info_request", {}, timeout)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(HELLO_SECONDS):
                         await self._heard.wait()
@@ -172,6 +172,14 @@ class Kernel(LoggingConfigurable):
         self._close_channels()
         await self.provisioner.cleanup()
         self.manager.forget()
+
+    def _channel(self, name: str) -> Channel:
+        """Return a channel, connected at its first use: most kernels never need control."""
+        if name not in self._channels:
+            kind = zmq.SUB if name == "iopub" else zmq.DEALER
+            take = self._on_iopub if name == "iopub" else self._on_reply
+            self._channels[name] = Channel(self._context, kind, self._url(name), take, self.max_message_mb << 20)
+        return self._channels[name]
 
     def _url(self, channel: str) -> str:
         return str(self.manager._make_url(channel))
@@ -212,6 +220,6 @@ class Kernel(LoggingConfigurable):
             request.reply.exception()  # whoever waits gets it; nobody waiting is no error
 
     def _close_channels(self) -> None:
-        for channel in (self._iopub, self._shell, self._control):
+        for channel in self._channels.values():
             channel.close()
         self._on_end(self.ended)

@@ -300,13 +300,15 @@ class KernelPool:
         while True:
             await asyncio.sleep(self._settings.health_check_interval)
             for kernel in list(self._ready):
+                if kernel is self._importing:
+                    continue  # its time limit is that of the import
                 if not await self._answers(kernel) and kernel in self._ready:
                     self.log.warning("kernel %s did not answer a health check and is replaced", kernel.id)
                     self._discard(kernel)
 
     async def _answers(self, kernel: Kernel) -> bool:
         try:
-            await kernel.ask("control", "kernel_info_request", {}, self._settings.health_check_timeout)
+            await kernel.ask("shell", "kernel_info_request", {}, self._settings.health_check_timeout)
         except (TimeoutError, GateError):
             return False
         return True
