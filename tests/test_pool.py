@@ -526,6 +526,26 @@ def test_the_pause_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     run(scenario)
 
 
+def test_who_comes_in_a_long_pause_after_failures_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(pool_module, "BACKOFF_FIRST", 0.2)
+
+    async def scenario() -> None:
+        bench = Bench(0, 2)
+        bench.starter.errors += [KernelStartError("first"), KernelStartError("second")]
+        with pytest.raises(KernelStartError, match="second"):
+            await bench.acquire()
+        before = time.monotonic()
+        with pytest.raises(KernelStartError, match="the next try is in .* second"):
+            await bench.acquire()
+        assert time.monotonic() - before < 0.1
+        await until(lambda: bench.counts[0] == 1)
+        assert (await bench.acquire()).alive
+        await bench.pool.close()
+
+    run(scenario)
+
+
 def test_filled_is_told_when_the_first_kernel_is_there() -> None:
     async def scenario() -> None:
         bench = Bench(2, 2, FakeStarter(by_hand=True))

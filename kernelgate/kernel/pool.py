@@ -23,6 +23,9 @@ BACKOFF_MOST = 60.0
 FAILURES_TO_TELL = 2
 """Failed starts in a row after which those who wait are told."""
 
+PATIENCE = 2.0
+"""Seconds until the next try for which a caller waits after failures; else it is told at once."""
+
 IMPORT_SECONDS = 60.0
 IMPORT_LOOK_SECONDS = 1.0
 
@@ -188,6 +191,11 @@ class KernelPool:
         return best
 
     async def _wait_for_kernel(self) -> Kernel:
+        pause = self._not_before - time.monotonic()
+        if self._failures >= FAILURES_TO_TELL and pause > PATIENCE:
+            if not self._starting:
+                self._start()  # it waits for the pause to end; with it the pool gets well again
+            raise KernelStartError(f"kernels fail to start, the next try is in {pause:.0f} s: {self._last_error}")
         waiter: asyncio.Future[Kernel] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._refill()
@@ -226,8 +234,11 @@ class KernelPool:
 
     def _refill(self) -> None:
         while not self._closed and self._starting < self._wanted():
-            self._starting += 1
-            self._spawn(self._start_one())
+            self._start()
+
+    def _start(self) -> None:
+        self._starting += 1
+        self._spawn(self._start_one())
 
     def _wanted(self) -> int:
         """Return how many kernels should be starting now."""
