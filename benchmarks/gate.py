@@ -17,8 +17,8 @@ from kernelgate import settings
 from kernelgate.auth import DEFAULT_KEY
 from kernelgate.configuration import CLASSES
 from kernelgate.containers.engine import Engine
-from kernelgate.containers.images import ImageBuilder
 from kernelgate.containers.lockdown import LABEL_SERVER
+from kernelgate.images.builder import ImageBuilder
 
 START_SECONDS = 60
 SETTLE_SECONDS = 120

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from kernelgate import settings
 from kernelgate.configuration import CLASSES, ConfiguredApp
 from kernelgate.containers.engine import Engine
-from kernelgate.containers.images import ImageBuilder
 from kernelgate.errors import UnsupportedLanguage
+from kernelgate.images.builder import ImageBuilder
 from kernelgate.languages import LANGUAGES, Language, find_language
 
 

@@ -14,10 +14,10 @@ from traitlets.config import Configurable
 from kernelgate import __version__, settings
 from kernelgate.auth import Authenticator
 from kernelgate.containers.engine import Engine
-from kernelgate.containers.images import ImageBuilder
 from kernelgate.containers.provisioner import DockerProvisioner
 from kernelgate.containers.runtime import RuntimeFolder
 from kernelgate.errors import ConfigError, GateError
+from kernelgate.images.builder import ImageBuilder
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.pool import PoolSettings
 from kernelgate.kernel.starter import KernelStarter

@@ -17,12 +17,12 @@ from kernelgate.api.base import Services
 from kernelgate.api.routes import application
 from kernelgate.auth import Authenticator
 from kernelgate.containers.engine import Engine
-from kernelgate.containers.images import ImageBuilder
 from kernelgate.containers.lockdown import LABEL_SERVER
 from kernelgate.containers.provisioner import DockerProvisioner, remove_leftovers
 from kernelgate.containers.runtime import RuntimeFolder
 from kernelgate.errors import ConfigError, GateError, ImageError
 from kernelgate.health import Health
+from kernelgate.images.builder import ImageBuilder
 from kernelgate.kernel.pool import KernelPool, PoolSettings
 from kernelgate.kernel.starter import KernelStarter
 from kernelgate.languages import LANGUAGES

@@ -18,8 +18,8 @@ KERNELS = ROOT / "kernels"
 
 LAYERS = [
     ["kernelgate", "kernelgate.errors", "kernelgate.languages", "kernelgate.settings", "kernelgate.auth"],
-    ["kernelgate.stores", "kernelgate.resources"],
-    ["kernelgate.containers"],
+    ["kernelgate.resources"],
+    ["kernelgate.containers", "kernelgate.images"],
     ["kernelgate.kernel"],
     ["kernelgate.sessions"],
     ["kernelgate.health"],
@@ -33,11 +33,11 @@ LAYERS = [
 """From the ground up. A module imports from its own layer and from those before it."""
 
 DOORS = {
-    "docker": {"kernelgate.containers.engine", "kernelgate.containers.images"},
-    "requests": {"kernelgate.containers.engine", "kernelgate.containers.images"},
+    "docker": {"kernelgate.containers.engine", "kernelgate.images.builder"},
+    "requests": {"kernelgate.containers.engine", "kernelgate.images.builder"},
     "urllib3": {"kernelgate.containers.engine"},
     "zmq": {"kernelgate.kernel.channels", "kernelgate.kernel.hub"},
-    "subprocess": {"kernelgate.containers.images"},
+    "subprocess": {"kernelgate.images.processes"},
     "threading": {"kernelgate.containers.engine"},
     "concurrent": {"kernelgate.containers.engine", "kernelgate.containers.provisioner"},
     "tornado": {

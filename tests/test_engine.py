@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from kernelgate.containers.engine import GONE, Engine, Exit, complete
-from kernelgate.containers.images import ImageBuilder
 from kernelgate.errors import EngineError
+from kernelgate.images.builder import ImageBuilder
 from kernelgate.languages import PYTHON
 
 LABEL = f"kernelgate.test={secrets.token_hex(4)}"

@@ -19,31 +19,26 @@ from pathlib import Path
 import docker
 import pytest
 
-from kernelgate.containers.images import (
-    BuildOutput,
-    ImageBuilder,
-    Interpreter,
+from kernelgate.errors import EngineError, ImageError
+from kernelgate.images.builder import BuildOutput, ImageBuilder
+from kernelgate.images.context import context_files, image_name, resource_folder, write_context
+from kernelgate.images.debian import (
     base_name,
-    build_lock,
-    cache_folder,
-    context_files,
     debootstrap_progress,
-    download_command,
-    download_progress,
     fallback_release,
-    image_name,
-    parse_interpreter,
     registry_unreachable,
     require_debootstrap,
-    resource_folder,
-    run,
-    started,
     updated_sources,
+)
+from kernelgate.images.processes import build_lock, cache_folder, run, started
+from kernelgate.images.wheels import (
+    Interpreter,
+    download_command,
+    download_progress,
+    parse_interpreter,
     wheel_files,
     wheel_platforms,
-    write_context,
 )
-from kernelgate.errors import EngineError, ImageError
 from kernelgate.languages import PYTHON
 
 BASE = PYTHON.base_image

@@ -58,7 +58,7 @@ def test_the_wheel_holds_what_images_are_made_of(unpacked: Path) -> None:
 
 def test_an_installation_names_the_same_image_as_the_checkout(unpacked: Path) -> None:
     code = (
-        "from kernelgate.containers import images; from kernelgate.languages import PYTHON; "
+        "from kernelgate.images import context as images; from kernelgate.languages import PYTHON; "
         "assert '/installed/' in images.__file__, images.__file__; "
         "print(images.image_name(PYTHON, 'python:3.11-slim'))"
     )
@@ -66,7 +66,7 @@ def test_an_installation_names_the_same_image_as_the_checkout(unpacked: Path) ->
         [
             sys.executable,
             "-c",
-            "from kernelgate.containers.images import image_name; from kernelgate.languages import PYTHON; "
+            "from kernelgate.images.context import image_name; from kernelgate.languages import PYTHON; "
             "print(image_name(PYTHON, 'python:3.11-slim'))",
         ],
         capture_output=True,

@@ -536,7 +536,7 @@ def test_who_comes_in_a_long_pause_after_failures_is_told_at_once(monkeypatch: p
         with pytest.raises(KernelStartError, match="second"):
             await bench.acquire()
         before = time.monotonic()
-        with pytest.raises(KernelStartError, match="the next try is in .* second"):
+        with pytest.raises(KernelStartError, match=r"the next try is in .* second"):
             await bench.acquire()
         assert time.monotonic() - before < 0.1
         await until(lambda: bench.counts[0] == 1)

@@ -20,10 +20,10 @@ from jupyter_client.manager import AsyncKernelManager, KernelManager
 from traitlets.config import Config
 
 from kernelgate.containers.engine import GONE, Engine
-from kernelgate.containers.images import ImageBuilder
 from kernelgate.containers.provisioner import DockerProvisioner, remove_leftovers
 from kernelgate.containers.runtime import RuntimeFolder
 from kernelgate.errors import EngineError, KernelStartError
+from kernelgate.images.builder import ImageBuilder
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.manager import kernel_spec
 from kernelgate.kernel.starter import KernelStarter
