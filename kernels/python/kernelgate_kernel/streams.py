@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import Any
 
-from ipykernel.iostream import OutStream
+from ipykernel.iostream import IOPubThread, OutStream
 
 READ_SIZE = 1 << 16
 MESSAGE_CHARS = 1 << 18
@@ -39,6 +39,13 @@ class ByteStream(io.RawIOBase):
         self._stream.flush()
 
 
+class PublishingSocket:
+    """The iopub socket as the thread that publishes uses it: at once, not by way of its own queue."""
+
+    def __init__(self, thread: IOPubThread) -> None:
+        self.send_multipart = thread._really_send
+
+
 class SandboxStream(OutStream):
     """An OutStream that loses nothing.
 
@@ -62,6 +69,7 @@ class SandboxStream(OutStream):
         self._printed = 0
         self.buffer = ByteStream(self)
         super().__init__(*args, **kwargs)
+        self._socket = PublishingSocket(self.pub_thread)
         os.register_at_fork(after_in_child=self._leave_to_child)
 
     # ---- the descriptor
@@ -191,8 +199,9 @@ class SandboxStream(OutStream):
             self._publish(self._rotate_buffers())
 
     def _publish(self, buffers: dict[frozenset[tuple[str, Any]], io.StringIO]) -> None:
+        """Send texts, each with the parent header it was written under. Called in the thread that publishes."""
         for parent, buffer in buffers.items():
             text = buffer.getvalue()
             for start in range(0, len(text), MESSAGE_CHARS):
                 content = {"name": self.name, "text": text[start : start + MESSAGE_CHARS]}
-                self.session.send(self.pub_thread, "stream", content, parent=dict(parent), ident=self.topic)
+                self.session.send(self._socket, "stream", content, parent=dict(parent), ident=self.topic)
