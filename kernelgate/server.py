@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import socket
 from collections.abc import Coroutine
 from typing import Any
 
@@ -74,6 +75,7 @@ class Server(LoggingConfigurable):
         self.pool_settings = PoolSettings(parent=self)
         self.admission = Admission(parent=self)
         self._http: HTTPServer | None = None
+        self._sockets: list[socket.socket] = []
 
     async def start(self) -> None:
         """Start everything. Raises `ConfigError` (also for a port that is taken), `EngineError`, `ImageError`."""
@@ -83,6 +85,7 @@ class Server(LoggingConfigurable):
         for sentence in DockerProvisioner(parent=self).overruled():
             self.log.warning(sentence)
         raise_file_limit()
+        self._bind()
         images = await self._images()
         self.runtime_folder.open()
         removed = await remove_leftovers(self.engine, self.runtime_folder)
@@ -111,6 +114,8 @@ class Server(LoggingConfigurable):
                 await self._attempt(pool.close())
             await self._attempt(self._http.close_all_connections())
             self.starter.close()
+        for bound in self._sockets:
+            bound.close()
         if self.runtime_folder.is_open:
             await self._attempt(self._remove_all())
         self.engine.close()
@@ -133,6 +138,16 @@ class Server(LoggingConfigurable):
         self.executor = Executor(self.sessions, self.admission, parent=self)
         self.health = Health(self.engine, self.pools, self.admission, self.sessions)
 
+    def _bind(self) -> None:
+        """Take the port, before anything is started that would have to be undone."""
+        try:
+            self._sockets = bind_sockets(self.port, self.host)
+        except OSError as error:
+            raise ConfigError(
+                [f"API_HOST and API_PORT: cannot listen on {self.host}:{self.port}: {error}"]
+            ) from error
+        self.bound_port = self._sockets[0].getsockname()[1]
+
     def _listen(self) -> None:
         services = Services(
             authenticator=self.authenticator,
@@ -142,20 +157,13 @@ class Server(LoggingConfigurable):
             max_body_bytes=self.max_request_mb << 20,
             keepalive_seconds=self.keepalive_seconds,
         )
-        try:
-            sockets = bind_sockets(self.port, self.host)
-        except OSError as error:
-            raise ConfigError(
-                [f"API_HOST and API_PORT: cannot listen on {self.host}:{self.port}: {error}"]
-            ) from error
-        self.bound_port = sockets[0].getsockname()[1]
         self._http = HTTPServer(
             application(services),
             max_body_size=MAX_DRAINED_BYTES,
             idle_connection_timeout=IDLE_CONNECTION_SECONDS,
             body_timeout=BODY_SECONDS,
         )
-        self._http.add_sockets(sockets)
+        self._http.add_sockets(self._sockets)
 
     async def _images(self) -> dict[str, str]:
         builder = ImageBuilder(self.engine.api, parent=self)
