@@ -74,11 +74,11 @@ def test_the_whole_body() -> None:
             "NetworkMode": "none",
             "IpcMode": "private",
             "CgroupnsMode": "private",
-            "ShmSize": 13 * MB,
             "Tmpfs": {
                 "/mnt/data": TMPFS.format(11),
                 "/tmp": TMPFS.format(12),
                 "/home/sandbox": TMPFS.format(14),
+                "/dev/shm": TMPFS.format(13),
             },
             "Mounts": [
                 {
@@ -135,7 +135,7 @@ def test_swap_gives_no_memory_on_top() -> None:
     assert (config["Memory"], config["MemorySwap"]) == (64 * MB, 64 * MB)
 
 
-@pytest.mark.parametrize("path", [WORK_FOLDER, "/tmp", "/home/sandbox"])
+@pytest.mark.parametrize("path", [WORK_FOLDER, "/tmp", "/home/sandbox", "/dev/shm"])
 def test_a_writable_folder_is_bounded_in_bytes_and_in_files_and_holds_no_devices(path: str) -> None:
     options = body()["HostConfig"]["Tmpfs"][path].split(",")
     assert {"nosuid", "nodev", "nr_inodes=1500"} <= set(options)

@@ -14,6 +14,7 @@ CPU_PERIOD = 100_000
 
 WORK_FOLDER = "/mnt/data"
 HOME_FOLDER = "/home/sandbox"
+SHARED_MEMORY = "/dev/shm"
 SOCKET_FOLDER = "/run/kernelgate/sockets"
 CONNECTION_FILE = "/run/kernelgate/connection.json"
 
@@ -108,7 +109,6 @@ def _host_config(sandbox: Sandbox) -> dict[str, Any]:
         "NetworkMode": sandbox.network_mode,
         "IpcMode": "private",
         "CgroupnsMode": "private",
-        "ShmSize": limits.shared_memory_mb * MB,
         "Tmpfs": _tmpfs(sandbox.uid, limits),
         "Mounts": [
             _bind(sandbox.sockets, SOCKET_FOLDER, read_only=False),
@@ -133,6 +133,7 @@ def _tmpfs(uid: int, limits: Limits) -> dict[str, str]:
         WORK_FOLDER: limits.work_folder_mb,
         "/tmp": limits.temporary_folder_mb,
         HOME_FOLDER: limits.home_folder_mb,
+        SHARED_MEMORY: limits.shared_memory_mb,  # Docker's own would not bound the number of files
     }
     return {
         path: f"rw,nosuid,nodev,exec,size={size}m,nr_inodes={limits.files},mode=0700,uid={uid},gid={uid}"

@@ -90,6 +90,3 @@ def write_context(files: Files, target: BinaryIO) -> None:
                 source.seek(0)
                 archive.addfile(entry, source)
     target.seek(0)
-
-
-# The base image

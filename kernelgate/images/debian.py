@@ -111,13 +111,7 @@ def require_debootstrap(say: Say) -> None:
     run(["apt-get", "install", "-qq", "-y", "--no-install-recommends", "debootstrap"], say)
 
 
-# The wheels
-
-
 def debootstrap_progress(line: str) -> str | None:
     """Return what to say of a line of debootstrap's output: its stages, not its packages."""
     match = re.match(r"I: (\w+ .*(packages|system|release)\b.*)\.\.\.$", line.rstrip())
     return f"  {match[1].lower()}" if match else None
-
-
-# Running things
