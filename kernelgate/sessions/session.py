@@ -191,7 +191,12 @@ class Sessions(LoggingConfigurable):
                 if session.kernel and (
                     not session.kernel.alive or session.deleted or idle > self.kernel_idle_seconds
                 ):
-                    self._spawn(self.drop_kernel(session))
+                    self._spawn(self._retire(session, session.kernel))
+
+    async def _retire(self, session: Session, kernel: Kernel) -> None:
+        """End ``kernel``, unless the session was taken up again meanwhile and uses it, or has another."""
+        if session.kernel is kernel and not (session.users and kernel.alive):
+            await self.drop_kernel(session)
 
     def _find_or_make(self, owner: Owner, session_id: str, language: Language) -> Session:
         session_id = session_id or "".join(secrets.choice(ALPHABET) for _ in range(self.id_length))
@@ -205,7 +210,7 @@ class Sessions(LoggingConfigurable):
         if session.users:
             return
         if session.kernel is not None and (self.kernel_idle_seconds == 0 or not session.kernel.alive):
-            self._spawn(self.drop_kernel(session))
+            self._spawn(self._retire(session, session.kernel))
         self._make_room()
 
     def _make_room(self) -> None:
@@ -213,9 +218,13 @@ class Sessions(LoggingConfigurable):
         excess = self._live - self.max_live_kernels
         if excess <= 0:
             return
-        idle = [session for session in self._sessions.values() if session.kernel is not None and not session.users]
-        for session in sorted(idle, key=lambda session: session.used_at)[:excess]:
-            self._spawn(self.drop_kernel(session))
+        idle = [
+            (session.used_at, session, session.kernel)
+            for session in self._sessions.values()
+            if session.kernel is not None and not session.users
+        ]
+        for _used_at, session, kernel in sorted(idle, key=lambda entry: entry[0])[:excess]:
+            self._spawn(self._retire(session, kernel))
 
     def _forget(self, session: Session) -> None:
         session.deleted = True
