@@ -64,7 +64,6 @@ class Result:
     exit_code: int
     output: Folded
     duration: float
-    kernel_alive: bool
     message: str = ""
     """For statuses other than ok and error: what happened, in a sentence."""
 
@@ -182,7 +181,7 @@ def _result(kernel: Kernel, run: _Run, timed_out: bool, duration: float) -> Resu
     output = run.fold.result()
     end = kernel.end
     status, exit_code, message = _verdict(output, run.reply, end, timed_out, duration)
-    return Result(status, exit_code, output, duration, kernel_alive=end is None, message=message)
+    return Result(status, exit_code, output, duration, message=message)
 
 
 def _verdict(

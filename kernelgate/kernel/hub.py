@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,7 +53,6 @@ class Kernel(LoggingConfigurable):
         self.manager = manager
         self.language = language
         self.id: str = manager.kernel_id
-        self.started = time.monotonic()
         self.warmth = 0
         """How many of the libraries to be imported ahead have been."""
         self.ended: asyncio.Future[Exit] = asyncio.wrap_future(self.provisioner.ended_future)

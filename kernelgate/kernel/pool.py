@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Coroutine
 from typing import Any
 
 from traitlets import Bool, Int, List, Unicode
 from traitlets.config import LoggingConfigurable
 
 from kernelgate.errors import GateError, KernelStartError, ShuttingDown
+from kernelgate.kernel.background import Background
 from kernelgate.kernel.client import Execution, Status, execute
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.starter import KernelStarter, describe
@@ -119,7 +119,7 @@ class KernelPool:
         self._importing: Kernel | None = None
         self._starting = 0
         self._waiters: deque[asyncio.Future[Kernel]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(self.log, "the pool's background work")
         self._wake = asyncio.Event()
         self._failures = 0
         self._last_error = ""
@@ -130,8 +130,8 @@ class KernelPool:
 
     def open(self) -> None:
         """Start the background work, and the kernels to wait, if they are wanted right away."""
-        self._spawn(self._import_ahead())
-        self._spawn(self._check_health())
+        self._background.spawn(self._import_ahead())
+        self._background.spawn(self._check_health())
         if self._settings.warmup_on_startup:
             self._refill()
 
@@ -144,7 +144,7 @@ class KernelPool:
             asyncio.get_running_loop().call_later(REFILL_DELAY, self._refill)
             if kernel.alive:
                 return kernel
-            self._spawn(self._close_kernel(kernel))  # it ended on its way to the caller
+            self._background.spawn(self._close_kernel(kernel))  # it ended on its way to the caller
 
     async def wait_filled(self) -> None:
         """Wait until a first kernel is there, if kernels are started ahead. Raises `KernelStartError`."""
@@ -173,9 +173,8 @@ class KernelPool:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(ShuttingDown("the server is shutting down"))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._background.cancel()
+        await self._background.wait()
         ready, self._ready = self._ready, []
         await asyncio.gather(*(self._close_kernel(kernel) for kernel in ready))
 
@@ -212,7 +211,7 @@ class KernelPool:
     def _offer(self, kernel: Kernel) -> None:
         """Give a kernel to whoever has waited longest, else keep it."""
         if self._closed:
-            self._spawn(self._close_kernel(kernel))
+            self._background.spawn(self._close_kernel(kernel))
             return
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -227,7 +226,7 @@ class KernelPool:
         """Drop a waiting kernel that has ended."""
         if kernel in self._ready:
             self._ready.remove(kernel)
-            self._spawn(self._close_kernel(kernel))
+            self._background.spawn(self._close_kernel(kernel))
             self._refill()
 
     # ---- starting
@@ -238,7 +237,7 @@ class KernelPool:
 
     def _start(self) -> None:
         self._starting += 1
-        self._spawn(self._start_one())
+        self._background.spawn(self._start_one())
 
     def _wanted(self) -> int:
         """Return how many kernels should be starting now."""
@@ -323,18 +322,6 @@ class KernelPool:
         except (TimeoutError, GateError):
             return False
         return True
-
-    # ---- tasks
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self.log.error("the pool's background work failed", exc_info=task.exception())
 
     async def _close_kernel(self, kernel: Kernel) -> None:
         try:

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import string
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +16,7 @@ from traitlets.config import LoggingConfigurable
 
 from kernelgate.auth import Owner
 from kernelgate.errors import GateError, SessionNotFound
+from kernelgate.kernel.background import Background
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.pool import KernelPool
 from kernelgate.languages import Language
@@ -89,7 +90,7 @@ class Sessions(LoggingConfigurable):
         super().__init__(**kwargs)
         self._pools = pools
         self._sessions: dict[tuple[Owner, str], Session] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(self.log, "background work on sessions")
         self._live = 0
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -167,13 +168,13 @@ class Sessions(LoggingConfigurable):
 
     def open(self) -> None:
         """Start the background work."""
-        self._sweeper = self._spawn(self._sweep())
+        self._sweeper = self._background.spawn(self._sweep())
 
     async def close(self) -> None:
         """Stop the background work and end all kernels."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.wait()
         await asyncio.gather(*(self.drop_kernel(session) for session in self._sessions.values()))
         self._sessions.clear()
 
@@ -191,7 +192,7 @@ class Sessions(LoggingConfigurable):
                 if session.kernel and (
                     not session.kernel.alive or session.deleted or idle > self.kernel_idle_seconds
                 ):
-                    self._spawn(self._retire(session, session.kernel))
+                    self._background.spawn(self._retire(session, session.kernel))
 
     async def _retire(self, session: Session, kernel: Kernel) -> None:
         """End ``kernel``, unless the session was taken up again meanwhile and uses it, or has another."""
@@ -210,7 +211,7 @@ class Sessions(LoggingConfigurable):
         if session.users:
             return
         if session.kernel is not None and (self.kernel_idle_seconds == 0 or not session.kernel.alive):
-            self._spawn(self._retire(session, session.kernel))
+            self._background.spawn(self._retire(session, session.kernel))
         self._make_room()
 
     def _make_room(self) -> None:
@@ -224,19 +225,8 @@ class Sessions(LoggingConfigurable):
             if session.kernel is not None and not session.users
         ]
         for _used_at, session, kernel in sorted(idle, key=lambda entry: entry[0])[:excess]:
-            self._spawn(self._retire(session, kernel))
+            self._background.spawn(self._retire(session, kernel))
 
     def _forget(self, session: Session) -> None:
         session.deleted = True
         self._sessions.pop((session.owner, session.id), None)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self.log.error("background work on sessions failed", exc_info=task.exception())
