@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 IMAGE_LANGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench lint format engine images venv docs clean
+.PHONY: help run test bench lint format engine services images venv docs clean
 
 help:  ## Show the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -14,7 +14,7 @@ help:  ## Show the targets.
 run: images  ## Start the server in the foreground.
 	@exec $(BIN)/kernelgate
 
-test: images lint  ## Lint, types, all tests, against a real Docker engine.
+test: images services lint  ## Lint, types, all tests, against a real Docker engine, Redis and MinIO.
 	@echo "== tests"
 	@exec $(BIN)/python -m pytest
 
@@ -30,6 +30,9 @@ format: venv  ## Put the source in shape.
 
 engine:  ## Make sure that a Docker engine answers.
 	@scripts/engine
+
+services:  ## Make sure that the Redis and MinIO that tests start are installed.
+	@scripts/services
 
 images: venv engine  ## Build the images that kernels run in.
 	@$(BIN)/kernelgate images build $(IMAGE_LANGS)

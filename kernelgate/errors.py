@@ -6,14 +6,23 @@
     │   └── BodyTooLarge           413 body_too_large
     ├── Unauthorized               401 unauthorized
     ├── NotFound                   404 not_found
-    │   └── SessionNotFound        404 session_not_found
+    │   ├── SessionNotFound        404 session_not_found
+    │   └── VariableNotFound       404 variable_not_found
     ├── MethodNotAllowed           405 method_not_allowed
+    ├── Conflict                   409 conflict             the session is not in a state that allows it
     ├── RateLimited                429 rate_limited         (has retry_after_seconds)
     ├── Unavailable                503 unavailable          try again later
     │   ├── EngineError            503 engine_unavailable   Docker refused, failed or did not answer
     │   ├── KernelStartError       503 kernel_start_failed  no kernel could be started
-    │   └── ShuttingDown           503 shutting_down        the server stops
+    │   ├── SessionInUse           503 session_in_use       another server uses the session
+    │   ├── StateNotSaved          503 state_not_saved      the code ran, its state is not stored (has executed)
+    │   ├── ShuttingDown           503 shutting_down        the server stops
+    │   ├── StoreError             503 store_unavailable    a store refused, failed or did not answer
+    │   │   └── StoreFull          503 store_full           a store has no room left
+    │   └── LeaseLost              503 lease_lost           another server has taken the session over
+    ├── BlobsMissing               500 blobs_missing        blobs that a commit builds on are gone
     ├── KernelDied                 500 kernel_died          the kernel ended while it was spoken to
+    ├── StateRefused               500 state_refused        what is stored of a session is damaged or not ours
     ├── ImageError                 500 image_error          an image could not be built
     └── ConfigError                500 config_error         the configuration holds mistakes
 
@@ -21,6 +30,8 @@ An error in the user's code is no error of ours: it is a result.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 
 class GateError(Exception):
@@ -74,11 +85,24 @@ class SessionNotFound(NotFound):
     code = "session_not_found"
 
 
+class VariableNotFound(NotFound):
+    """The session has no variable with that name."""
+
+    code = "variable_not_found"
+
+
 class MethodNotAllowed(GateError):
     """The route exists and does not know the method."""
 
     status = 405
     code = "method_not_allowed"
+
+
+class Conflict(GateError):
+    """What is asked for does not go with what the session is at the moment."""
+
+    status = 409
+    code = "conflict"
 
 
 class RateLimited(GateError):
@@ -114,16 +138,65 @@ class KernelStartError(Unavailable):
     code = "kernel_start_failed"
 
 
+class SessionInUse(Unavailable):
+    """Another server uses the session and has not let go of it in time."""
+
+    code = "session_in_use"
+
+
+class StateNotSaved(Unavailable):
+    """The code ran, but what it changed could not be stored: the session may go on from the state before."""
+
+    code = "state_not_saved"
+
+    def details(self) -> dict[str, object]:
+        return {"executed": True}
+
+
 class ShuttingDown(Unavailable):
     """The server stops and takes no more work."""
 
     code = "shutting_down"
 
 
+class StoreError(Unavailable):
+    """A store refused, failed, or did not answer in time. Works again by itself once the store does."""
+
+    code = "store_unavailable"
+
+
+class StoreFull(StoreError):
+    """A store has no room for what it was to keep."""
+
+    code = "store_full"
+
+
+class LeaseLost(Unavailable):
+    """The session's lease was taken over by another holder: nothing was written."""
+
+    code = "lease_lost"
+
+
+class BlobsMissing(GateError):
+    """A commit builds on blobs that are gone; ``names`` lists them. Whoever gets it commits all blobs again."""
+
+    code = "blobs_missing"
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__(f"{len(names)} stored blobs that should have been kept are gone")
+        self.names = frozenset(names)
+
+
 class KernelDied(GateError):
     """The kernel ended while it was spoken to."""
 
     code = "kernel_died"
+
+
+class StateRefused(GateError):
+    """What is stored of a session fails its check: it is damaged, or was stored by somebody else."""
+
+    code = "state_refused"
 
 
 class ImageError(GateError):

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from tests.server import OTHER_KEY, Client, Json, Server, Servers, new_id
+from tests.services import minio_server, redis_server
+
+__all__ = ["minio_server", "redis_server"]
 
 SERVERS = pytest.StashKey[Servers]()
 BUILD_SECONDS = 280
