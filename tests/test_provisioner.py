@@ -374,6 +374,36 @@ def test_a_jupyter_program_that_gives_a_start_up_leaves_nothing_behind(gate: Gat
     run(scenario)
 
 
+def test_another_provisioner_goes_on_with_what_one_has_launched(gate: Gate) -> None:
+    async def scenario() -> None:
+        manager = gate.manager()
+        await manager.start_kernel()
+        info = await provisioner_of(manager).get_provisioner_info()
+        other = DockerProvisioner(kernel_spec=manager.kernel_spec, parent=manager)
+        await other.load_provisioner_info(info)
+        assert await other.get_provisioner_info() == info
+        assert (other.has_process, await other.poll()) == (True, None)
+        other.write_note({"session": "a"})
+        assert other.folder is not None
+        assert other.folder.read_note() == {"session": "a"}
+        await other.kill()
+        assert await asyncio.wait_for(other.wait(), SOON) == 137
+        await other.cleanup()
+        assert (await gate.containers(), gate.kernel_folders()) == ([], [])
+        await manager.shutdown_kernel(now=True)
+
+    run(scenario)
+
+
+def test_a_provisioner_that_has_launched_nothing_can_be_loaded(gate: Gate) -> None:
+    async def scenario() -> None:
+        provisioner = DockerProvisioner(kernel_id="k")
+        await provisioner.load_provisioner_info(await DockerProvisioner(kernel_id="k2").get_provisioner_info())
+        assert (provisioner.kernel_id, provisioner.folder, provisioner.has_process) == ("k2", None, False)
+
+    run(scenario)
+
+
 # --- what a dead server leaves
 
 
@@ -430,6 +460,47 @@ def test_isolation_overrules(
     sandbox = provisioner._sandbox([], gate.runtime.kernel_folder("k"))
     assert (sandbox.network_mode, sandbox.read_only) == (network, read_only)
     assert [sentence.split()[0] for sentence in provisioner.overruled()] == overruled
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"image": "another/image"},
+        {"network_mode": "bridge", "network_isolation": False},
+        {"read_only": False, "filesystem_isolation": False},
+        {"runtime": "runsc"},
+        {"max_memory_mb": 513},
+        {"max_cpu_quota": 50_001},
+        {"max_processes": 33},
+        {"max_open_files": 1025},
+        {"work_folder_mb": 193},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_settings_that_shape_the_container_change_the_hash(gate: Gate, changed: dict[str, Any]) -> None:
+    spec = kernel_spec(PYTHON, "an/image")
+    plain = DockerProvisioner(kernel_spec=spec, kernel_id="k", image="an/image")
+    other = DockerProvisioner(kernel_spec=spec, kernel_id="k", **{"image": "an/image", **changed})
+    assert plain.settings_hash != other.settings_hash
+
+
+def test_what_a_container_has_for_itself_does_not_change_the_hash(gate: Gate) -> None:
+    spec = kernel_spec(PYTHON, "an/image")
+    alike: list[dict[str, Any]] = [
+        {"kernel_id": "a"},
+        {"kernel_id": "b"},
+        {"kernel_id": "a", "uid_base": 5_000},
+        {"kernel_id": "a", "start_timeout": 7},
+        {"kernel_id": "a", "network_mode": "bridge"},  # which is overruled
+    ]
+    hashes = {DockerProvisioner(kernel_spec=spec, image="an/image", **each).settings_hash for each in alike}
+    assert len(hashes) == 1
+
+
+def test_the_container_says_under_which_settings_it_runs(gate: Gate) -> None:
+    provisioner = DockerProvisioner(kernel_spec=kernel_spec(PYTHON, "an/image"), kernel_id="k", image="an/image")
+    sandbox = provisioner._sandbox(provisioner._command(), gate.runtime.kernel_folder("k"))
+    assert sandbox.labels["kernelgate.settings"] == provisioner.settings_hash
 
 
 def test_the_user_is_never_the_servers_own(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,22 +1,30 @@
-"""The runtime folder: paths that sockets fit in, whose server is dead, and sockets that nobody can replace."""
+"""The runtime folder: paths that sockets fit in, whose server is dead, who inherits it, what nobody replaces."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
+from jupyter_client.connect import port_names
 from traitlets import TraitError
 
 from kernelgate.containers.runtime import (
     DEEPEST,
+    FILE_LIMIT,
     SOCKET_PATH_LIMIT,
     KernelFolder,
     RuntimeFolder,
@@ -128,7 +136,7 @@ def test_an_instance_is_alive_from_open_to_close(folder: RuntimeFolder) -> None:
     folder.open()
     assert os.path.isfile(folder.lock_path)
     assert not is_dead(folder.lock_path)
-    assert not folder.owner_is_dead(folder.lock_path)
+    assert folder.inherit() == []
     folder.open()
     assert not is_dead(folder.lock_path)
     folder.close()
@@ -143,11 +151,11 @@ def test_nobody_else_sees_into_the_folder(folder: RuntimeFolder) -> None:
 
 def test_another_process_is_alive_until_it_is_killed(root: Path, folder: RuntimeFolder) -> None:
     with other_process(root) as (process, lock):
-        assert (is_dead(lock), folder.owner_is_dead(lock)) == (False, False)
+        assert (is_dead(lock), folder.inherit()) == (False, [])
         process.kill()
         process.wait()
         assert os.path.exists(lock)
-        assert (is_dead(lock), folder.owner_is_dead(lock)) == (True, True)
+        assert (is_dead(lock), folder.inherit()) == (True, [lock])
 
 
 def test_looking_takes_no_lock_away(root: Path, folder: RuntimeFolder) -> None:
@@ -158,7 +166,7 @@ def test_looking_takes_no_lock_away(root: Path, folder: RuntimeFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "dead"),
+    ("lock", "below"),
     [
         ("{root}/12345678/lock", True),
         ("/elsewhere/12345678/lock", False),
@@ -167,11 +175,19 @@ def test_looking_takes_no_lock_away(root: Path, folder: RuntimeFolder) -> None:
         ("", False),
     ],
 )
-def test_an_instance_that_is_not_there_is_dead_only_if_it_was_below_our_folder(
-    folder: RuntimeFolder, lock: str, dead: bool
-) -> None:
-    assert folder.owner_is_dead(lock.format(root=folder.root)) is dead
+def test_an_instance_is_below_the_folder_that_it_is_in(folder: RuntimeFolder, lock: str, below: bool) -> None:
+    assert folder.is_below(lock.format(root=folder.root)) is below
     assert not is_dead(lock.format(root=folder.root))
+
+
+def test_a_lock_has_one_name_whatever_path_leads_to_it(root: Path, folder: RuntimeFolder) -> None:
+    (root / "inner").mkdir()
+    other_way = root / "way"
+    other_way.symlink_to(root)
+    assert folder.canonical(f"{other_way}/12345678/lock") == f"{root}/12345678/lock"
+    assert folder.canonical(f"{root}/inner/12345678/lock") == f"{root}/inner/12345678/lock"
+    assert folder.canonical("/elsewhere/12345678/lock") == "/elsewhere/12345678/lock"
+    assert folder.canonical("") == ""
 
 
 @as_root
@@ -183,19 +199,113 @@ def test_an_instance_that_we_may_not_look_at_counts_as_alive(root: Path) -> None
         assert is_dead(lock)
 
 
-def test_sweep_removes_the_dead_and_nothing_else(root: Path, folder: RuntimeFolder) -> None:
+# --- what the dead leave
+
+
+@pytest.fixture
+def estate(root: Path) -> Path:
+    """The folder of a dead instance with two kernels."""
+    with other_process(root) as (process, lock):
+        for name in ("one", "two"):
+            (Path(lock).parent / name / "sockets").mkdir(parents=True)
+        process.kill()
+        process.wait()
+    return Path(lock).parent
+
+
+@pytest.fixture
+def heir(folder: RuntimeFolder, estate: Path) -> RuntimeFolder:
     folder.open()
-    foreign = root / "foreign"
-    foreign.mkdir()
+    assert folder.inherit() == [f"{estate}/lock"]
+    return folder
+
+
+def test_only_the_dead_are_inherited(root: Path, folder: RuntimeFolder, estate: Path) -> None:
+    folder.open()
+    (root / "foreign").mkdir()
     (root / "a-file").write_text("")
-    with other_process(root) as (living, lock), other_process(root) as (dying, dead_lock):
-        (Path(dead_lock).parent / "kernel" / "sockets").mkdir(parents=True)
-        dying.kill()
-        dying.wait()
-        folder.sweep()
-        names = {path.name for path in root.iterdir()}
-        assert names == {folder.name, "foreign", "a-file", Path(lock).parent.name}
-        assert living.poll() is None
+    (root / "half" / "lock").mkdir(parents=True)
+    with other_process(root):
+        assert folder.inherit() == [f"{estate}/lock"]
+        assert folder.inherit() == []
+    assert folder.lock_paths == [folder.lock_path, f"{estate}/lock"]
+
+
+def test_what_is_inherited_is_alive_for_everybody_else(root: Path, heir: RuntimeFolder, estate: Path) -> None:
+    assert not is_dead(f"{estate}/lock")
+    assert RuntimeFolder(runtime_dir=str(root)).inherit() == []
+
+
+def test_each_instance_has_one_heir(root: Path, estate: Path) -> None:
+    contenders = [RuntimeFolder(runtime_dir=str(root)) for _ in range(8)]
+    start = threading.Barrier(len(contenders))
+
+    def contend(contender: RuntimeFolder) -> list[str]:
+        start.wait()
+        return contender.inherit()
+
+    with ThreadPoolExecutor(len(contenders)) as threads:
+        taken = list(threads.map(contend, contenders))
+    assert sorted(filter(None, taken)) == [[f"{estate}/lock"]]
+    for contender in contenders:
+        contender.close()
+
+
+def test_what_is_given_back_can_be_inherited_again(root: Path, heir: RuntimeFolder, estate: Path) -> None:
+    heir.give_back([f"{estate}/lock", "/nowhere/lock"])
+    assert is_dead(f"{estate}/lock")
+    assert {path.name for path in estate.iterdir()} == {"lock", "one", "two"}
+    assert heir.lock_paths == [heir.lock_path]
+    assert heir.inherit() == [f"{estate}/lock"]
+
+
+def test_kernels_that_are_not_kept_are_removed(heir: RuntimeFolder, estate: Path) -> None:
+    heir.keep_only(f"{estate}/lock", {estate / "two"})
+    assert {path.name for path in estate.iterdir()} == {"lock", "two"}
+    assert not is_dead(f"{estate}/lock")
+
+
+def test_an_inherited_instance_without_kernels_is_removed(heir: RuntimeFolder, estate: Path) -> None:
+    heir.keep_only(f"{estate}/lock", set())
+    assert not estate.exists()
+    assert heir.lock_paths == [heir.lock_path]
+
+
+def test_an_inherited_instance_goes_with_its_last_kernel(heir: RuntimeFolder, estate: Path) -> None:
+    heir.remove(KernelFolder(estate / "one"))
+    assert {path.name for path in estate.iterdir()} == {"lock", "two"}
+    heir.remove(KernelFolder(estate / "two"))
+    assert not estate.exists()
+    heir.remove(KernelFolder(estate / "two"))
+    assert heir.path.exists()
+
+
+def test_ones_own_instance_stays_when_its_last_kernel_goes(
+    folder: RuntimeFolder, kernel_folder: KernelFolder
+) -> None:
+    folder.remove(kernel_folder)
+    assert not kernel_folder.path.exists()
+    assert os.path.exists(folder.lock_path)
+
+
+def test_close_removes_what_was_inherited(root: Path, heir: RuntimeFolder) -> None:
+    heir.close()
+    assert list(root.iterdir()) == []
+
+
+def test_a_lock_that_was_removed_meanwhile_is_nobodys(
+    monkeypatch: pytest.MonkeyPatch, folder: RuntimeFolder, estate: Path
+) -> None:
+    """Between the opening of the file and its locking, the heir of the instance removes it."""
+    lock = fcntl.flock
+
+    def removed(file: IO[str], operation: int) -> None:
+        shutil.rmtree(estate)
+        lock(file, operation)
+
+    folder.open()
+    monkeypatch.setattr(fcntl, "flock", removed)
+    assert folder.inherit() == []
 
 
 # --- a kernel's folder
@@ -307,6 +417,127 @@ def test_the_container_may_make_its_sockets_and_nothing_once_they_are_sealed(ker
         kernel_folder.seal()
         assert become(NOBODY, code) == "13 13 13 13 1"
         assert sorted(os.listdir(kernel_folder.sockets)) == ["k-1"]
+
+
+@pytest.fixture
+def sealed(kernel_folder: KernelFolder) -> Iterator[KernelFolder]:
+    """A kernel's folder with five sockets."""
+    with contextlib.ExitStack() as stack:
+        for number in range(1, 6):
+            stack.enter_context(bind(f"{kernel_folder.address}-{number}"))
+        kernel_folder.seal()
+        yield kernel_folder
+
+
+def test_a_sealed_folder_passes_the_check(sealed: KernelFolder) -> None:
+    sealed.check_sealed(5)
+    with pytest.raises(OSError, match=r"^the kernel's socket folder lacks k-6, k-7$"):
+        sealed.check_sealed(7)
+
+
+@pytest.mark.parametrize("make", [link, hard_file, pipe, subfolder])
+def test_what_came_into_a_sealed_folder_is_found(sealed: KernelFolder, make: object) -> None:
+    assert callable(make)
+    make(sealed.sockets / "k-9")
+    with pytest.raises(OSError, match="'k-9', which is no socket"):
+        sealed.check_sealed(5)
+
+
+def test_a_folder_that_was_not_sealed_is_found(sealed: KernelFolder) -> None:
+    sealed.sockets.chmod(0o777)
+    with pytest.raises(OSError, match="is not sealed"):
+        sealed.check_sealed(5)
+
+
+def test_a_folder_that_is_a_link_is_found(sealed: KernelFolder) -> None:
+    sealed.sockets.rename(sealed.path / "moved")
+    sealed.sockets.symlink_to(sealed.path / "moved")
+    with pytest.raises(OSError, match="is not sealed"):
+        sealed.check_sealed(5)
+
+
+@as_root
+@pytest.mark.parametrize("name", ["", "sockets"])
+def test_a_folder_of_somebody_else_is_found(sealed: KernelFolder, name: str) -> None:
+    shutil.chown(sealed.path / name, NOBODY)
+    with pytest.raises(OSError, match="somebody else's"):
+        sealed.check_sealed(5)
+
+
+# --- what is written down about a kernel
+
+
+def test_a_note_is_read_as_it_was_written_last(kernel_folder: KernelFolder) -> None:
+    assert kernel_folder.read_note() is None
+    for version in range(3):
+        note = {"session": "ключ", "version": version, "busy": version % 2 == 0}
+        kernel_folder.write_note(note)
+        assert kernel_folder.read_note() == note
+    assert {path.name for path in kernel_folder.path.iterdir()} == {"sockets", "note.json"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 60_000, b'{"a": "' + b"x" * FILE_LIMIT + b'"}'],
+    ids=["empty", "cut", "list", "null", "bytes", "deep", "huge"],
+)
+def test_a_note_that_is_broken_is_none(kernel_folder: KernelFolder, data: bytes) -> None:
+    kernel_folder.note.write_bytes(data)
+    assert kernel_folder.read_note() is None
+
+
+def test_a_note_that_is_too_long_is_refused_and_the_old_one_stays(kernel_folder: KernelFolder) -> None:
+    kernel_folder.write_note({"a": "x" * (FILE_LIMIT - 9)})
+    with pytest.raises(ValueError, match=f"^a note may have {FILE_LIMIT} bytes, not {FILE_LIMIT + 1}$"):
+        kernel_folder.write_note({"a": "x" * (FILE_LIMIT - 8)})
+    assert kernel_folder.read_note() == {"a": "x" * (FILE_LIMIT - 9)}
+
+
+def test_a_note_needs_its_folder(kernel_folder: KernelFolder) -> None:
+    kernel_folder.remove()
+    with pytest.raises(FileNotFoundError):
+        kernel_folder.write_note({})
+    assert kernel_folder.read_note() is None
+
+
+def connection(folder: KernelFolder, **changed: object) -> dict[str, object]:
+    ports = {name: number for number, name in enumerate(port_names, start=1)}
+    return {"transport": "ipc", "ip": folder.address, "key": "secret", **ports, **changed}
+
+
+def test_the_connection_is_read_without_what_it_need_not_have(kernel_folder: KernelFolder) -> None:
+    kernel_folder.gateway_file.write_text(json.dumps(connection(kernel_folder, more=1)))
+    assert kernel_folder.read_connection() == connection(kernel_folder)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"transport": "tcp"},
+        {"ip": "/run/elsewhere/k"},
+        {"ip": None},
+        {"key": None},
+        {"key": 1},
+        {"shell_port": 0},
+        {"iopub_port": 6},
+        {"hb_port": "1"},
+        {"control_port": [1]},
+        {"stdin_port": None},
+        {"more": "x" * FILE_LIMIT},
+    ],
+    ids=str,
+)
+def test_a_connection_that_does_not_lead_to_the_kernel_is_refused(
+    kernel_folder: KernelFolder, changed: dict[str, object]
+) -> None:
+    kernel_folder.gateway_file.write_text(json.dumps(connection(kernel_folder, **changed)))
+    with pytest.raises(ValueError, match=r"gateway\.json is not the connection file of this kernel"):
+        kernel_folder.read_connection()
+
+
+def test_a_connection_that_is_not_there_is_refused(kernel_folder: KernelFolder) -> None:
+    with pytest.raises(ValueError, match="is not the connection file"):
+        kernel_folder.read_connection()
 
 
 def test_a_kernels_folder_is_removed_and_may_be_gone(kernel_folder: KernelFolder) -> None:

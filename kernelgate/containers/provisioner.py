@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import random
 import signal
 import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -26,9 +30,10 @@ from kernelgate.containers.lockdown import (
     container_body,
     running_limits,
 )
-from kernelgate.containers.runtime import KernelFolder, RuntimeFolder
+from kernelgate.containers.runtime import KernelFolder, RuntimeFolder, is_dead
 from kernelgate.errors import KernelStartError
 
+LABEL_SETTINGS = "kernelgate.settings"
 CHANNELS = 5
 SOCKET_POLL_SECONDS = 0.01
 UIDS = 60_000
@@ -142,8 +147,7 @@ class DockerProvisioner(KernelProvisionerBase):
         manager.write_connection_file()
         self.connection_info = manager.get_connection_info()
         self._write_kernels_connection_file(self.folder)
-        command = [part.replace("{connection_file}", CONNECTION_FILE) for part in self.kernel_spec.argv]
-        return await super().pre_launch(cmd=command, **kwargs)
+        return await super().pre_launch(cmd=self._command(), **kwargs)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the container; returns when its sockets can be connected to. Raises `KernelStartError`."""
@@ -170,15 +174,18 @@ class DockerProvisioner(KernelProvisionerBase):
         if self._ended is not None:
             complete(self._ended, GONE)
         if self.folder is not None:
-            self.folder.remove()
+            self.runtime_folder.remove(self.folder)
 
     async def get_provisioner_info(self) -> dict[str, Any]:
+        """Return what another provisioner needs to go on with the kernel: its container and its folder."""
         info = await super().get_provisioner_info()
         return {**info, "container": self.container, "folder": str(self.folder.path) if self.folder else None}
 
     async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
+        """Go on with a kernel that another provisioner has launched. Raises `EngineError`."""
         await super().load_provisioner_info(provisioner_info)
-        self.container = provisioner_info["container"]
+        self.container, folder = provisioner_info["container"], provisioner_info["folder"]
+        self.folder = KernelFolder(Path(folder)) if folder is not None else None
         if self.container is not None:
             self._ended = self.engine.watch(self.container)
 
@@ -197,6 +204,16 @@ class DockerProvisioner(KernelProvisionerBase):
         """Done when the container has ended."""
         assert self._ended is not None, "no container was launched"
         return self._ended
+
+    @property
+    def settings_hash(self) -> str:
+        """What `LABEL_SETTINGS` says of a container that is launched with these settings."""
+        return settings_hash(self._template(self._command()))
+
+    def write_note(self, data: Mapping[str, Any]) -> None:
+        """Write a note about the kernel for a server that comes after this one: `KernelFolder.write_note`."""
+        assert self.folder is not None, "no container was launched"
+        self.folder.write_note(data)
 
     @property
     def limits(self) -> Limits:
@@ -222,14 +239,31 @@ class DockerProvisioner(KernelProvisionerBase):
             sentences.append("DOCKER_READ_ONLY has no effect while ENABLE_FILESYSTEM_ISOLATION is on")
         return sentences
 
+    def _command(self) -> list[str]:
+        return [part.replace("{connection_file}", CONNECTION_FILE) for part in self.kernel_spec.argv]
+
     def _sandbox(self, command: list[str], folder: KernelFolder) -> Sandbox:
-        return Sandbox(
-            image=self.image,
-            command=command,
+        template = self._template(command)
+        return replace(
+            template,
             uid=self._choose_uid(),
             sockets=str(folder.sockets),
             connection_file=str(folder.connection_file),
-            labels={LABEL_SERVER: self.runtime_folder.lock_path, LABEL_KERNEL: self.kernel_id},
+            labels={
+                LABEL_SERVER: self.runtime_folder.lock_path,
+                LABEL_KERNEL: self.kernel_id,
+                LABEL_SETTINGS: settings_hash(template),
+            },
+        )
+
+    def _template(self, command: list[str]) -> Sandbox:
+        """Return a container as the settings make it, without what is one container's own."""
+        return Sandbox(
+            image=self.image,
+            command=command,
+            uid=0,
+            sockets="",
+            connection_file="",
             limits=self.limits,
             network_mode="none" if self.network_isolation else self.network_mode,
             read_only=True if self.filesystem_isolation else self.read_only,
@@ -263,16 +297,126 @@ class DockerProvisioner(KernelProvisionerBase):
             raise KernelStartError(str(error)) from error
 
 
+def settings_hash(template: Sandbox) -> str:
+    """Return a short hash of what image and settings make of a container: its body and its running limits."""
+    shape = (container_body(template), running_limits(template.limits))
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ---- what dead servers leave
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A kernel that runs on although its server is dead."""
+
+    kernel_id: str
+    container: str
+    folder: KernelFolder
+    settings: str
+    """The hash of the settings it was launched with."""
+    note: dict[str, Any]
+    """What its server wrote down about it."""
+
+
+async def find_survivors(
+    engine: Engine,
+    runtime_folder: RuntimeFolder,
+    settings: Collection[str],
+    wanted: Callable[[dict[str, Any]], bool] = bool,
+) -> list[Survivor]:
+    """Inherit the dead servers in the runtime folder; returns their kernels that may be taken over.
+
+    Those are the kernels that run, in sealed socket folders, under one of the hashes ``settings``, with a note
+    that is ``wanted``. Whoever calls must adopt or discard each (`KernelStarter`). All other containers and
+    folders of dead servers are removed. When `EngineError` is raised, or whatever ``wanted`` raises, no survivor
+    was touched and nothing is inherited: another try finds the same.
+    """
+
+    def fits(survivor: Survivor) -> bool:
+        return survivor.settings in settings and wanted(survivor.note)
+
+    survivors, _removed = await _sort_out(engine, runtime_folder, fits)
+    return survivors
+
+
 async def remove_leftovers(engine: Engine, runtime_folder: RuntimeFolder) -> int:
     """Remove the containers and folders of servers that are dead; returns how many containers there were.
 
-    A server is dead when the lock that its containers' label names is there and held by nobody. What belongs to
-    a server that cannot be seen from here is left alone.
+    A server is dead when the lock that its containers' label names is there and held by nobody, or when its folder
+    is gone. What belongs to a server that cannot be seen from here is left alone, and so are kernels with notes in
+    other runtime folders. Raises `EngineError`; what was not removed then is found by the next try.
     """
-    removed = 0
-    for container in await engine.containers(LABEL_SERVER):
-        if runtime_folder.owner_is_dead(container["Labels"][LABEL_SERVER]):
-            await engine.remove(container["Id"])
-            removed += 1
-    runtime_folder.sweep()
+    _survivors, removed = await _sort_out(engine, runtime_folder, lambda _survivor: False)
     return removed
+
+
+async def remove_survivor(engine: Engine, runtime_folder: RuntimeFolder, survivor: Survivor) -> None:
+    """Remove a survivor's container and then its folder. Raises `EngineError`."""
+    await engine.remove(survivor.container)
+    runtime_folder.remove(survivor.folder)
+
+
+async def remove_own(engine: Engine, runtime_folder: RuntimeFolder) -> None:
+    """Remove all containers of this process, the inherited ones among them. Raises `EngineError`."""
+    locks = set(runtime_folder.lock_paths)
+    found = await engine.containers(LABEL_SERVER)
+    await _remove(engine, (each["Id"] for each in found if each["Labels"][LABEL_SERVER] in locks))
+
+
+async def _sort_out(
+    engine: Engine, runtime_folder: RuntimeFolder, fits: Callable[[Survivor], bool]
+) -> tuple[list[Survivor], int]:
+    inherited = runtime_folder.inherit()  # before the containers are listed: from here on they are all there
+    survivors: list[Survivor] = []
+    leftovers: list[str] = []
+    try:
+        for container in await engine.containers(LABEL_SERVER):
+            lock_path = runtime_folder.canonical(container["Labels"][LABEL_SERVER])
+            folder = runtime_folder.kernel_folder(container["Labels"].get(LABEL_KERNEL, ""), lock_path)
+            survivor = _survivor(container, folder) if lock_path in inherited else None
+            if survivor is not None and fits(survivor):
+                survivors.append(survivor)
+            elif lock_path in inherited or _is_left(runtime_folder, lock_path, folder):
+                leftovers.append(container["Id"])
+        await _remove(engine, leftovers)
+    except BaseException:
+        runtime_folder.give_back(inherited)
+        raise
+    kept = {survivor.folder.path for survivor in survivors}
+    for lock_path in inherited:
+        runtime_folder.keep_only(lock_path, kept)
+    return survivors, len(leftovers)
+
+
+def _survivor(container: Mapping[str, Any], folder: KernelFolder) -> Survivor | None:
+    """Return an inherited kernel if it can be connected to and has a note."""
+    labels, note = container["Labels"], folder.read_note()
+    kernel_id = labels.get(LABEL_KERNEL, "")
+    if container["State"] != "running" or not kernel_id.isalnum() or note is None:
+        return None
+    try:
+        folder.check_sealed(CHANNELS)
+        folder.read_connection()
+    except (OSError, ValueError):
+        return None
+    return Survivor(kernel_id, container["Id"], folder, labels.get(LABEL_SETTINGS, ""), note)
+
+
+def _is_left(runtime_folder: RuntimeFolder, lock_path: str, folder: KernelFolder) -> bool:
+    """Tell whether the kernel of a server that was not inherited is nobody's.
+
+    In our runtime folder that is when the server's folder is gone: one that died just now is for the next try.
+    A note in another runtime folder is for the servers there.
+    """
+    if runtime_folder.is_below(lock_path):
+        return not os.path.exists(lock_path)
+    return is_dead(lock_path) and folder.read_note() is None
+
+
+async def _remove(engine: Engine, containers: Iterable[str]) -> None:
+    """Remove containers: all that can be, then raise `EngineError` if one could not."""
+    results = await asyncio.gather(*map(engine.remove, containers), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
