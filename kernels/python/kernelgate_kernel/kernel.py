@@ -12,9 +12,13 @@ from IPython.core.error import StdinNotImplementedError
 from traitlets import Type
 
 from .shell import SandboxShell
+from .state.sender import Sender
+from .state.snapshot import NotRestored, Snapshots
+from .state.variables import describe, describe_all
 from .streams import SandboxStream
 
 PROGRAM_NAME = "main.py"
+WORK_FOLDER = "/mnt/data"
 OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 LAST_WORDS_SECONDS = 0.02
 
@@ -23,11 +27,23 @@ class SandboxKernel(IPythonKernel):
     """Runs cells.
 
     An ``execute_request`` may carry ``metadata["kernelgate"]``: ``argv`` (list of str) becomes ``sys.argv[1:]``,
-    ``max_stream_chars`` (int) bounds what the cell may print on each of stdout and stderr.
+    ``max_stream_chars`` (int) bounds what the cell may print on each of stdout and stderr, ``save`` (object) has
+    the state sent behind the reply.
     """
 
     _execute_sleep = 0
     shell_class = Type(SandboxShell)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shell_handlers["kernelgate_restore_request"] = self.restore_request
+        self.shell_handlers["kernelgate_vars_request"] = self.vars_request
+        self._snapshots = Snapshots(self.shell, WORK_FOLDER)
+        self._parts: list[memoryview] = []
+        self._succeeded = False
+        """Whether the last cell came to its end."""
+
+    # ---- execution
 
     async def do_execute(self, code: str, silent: bool, *args: Any, cell_meta: Any = None, **kwargs: Any) -> Any:
         wishes = _wishes(cell_meta)
@@ -43,12 +59,54 @@ class SandboxKernel(IPythonKernel):
         sys.stdout, sys.stderr = self._stdout, self._stderr
         if reply["status"] == "error" and out_of_memory_kills() > kills:
             reply["out_of_memory"] = True
+        self._succeeded = reply["status"] == "ok" or _left_well(reply)
         return reply
+
+    async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        self._succeeded = False
+        await super().execute_request(stream, ident, parent)
+        request = _wishes(parent.get("metadata")).get("save")
+        if request is not None:
+            Sender(self.session, stream, ident, parent).send(self._snapshots, request, self._succeeded)
 
     async def interrupt_request(self, stream: Any, ident: Any, parent: Any) -> None:
         await super().interrupt_request(stream, ident, parent)
         # the signal may have found the loop asleep; what its handler scheduled is done when the loop wakes
         self.io_loop.asyncio_loop.call_soon_threadsafe(lambda: None)  # type: ignore[attr-defined]
+
+    # ---- state
+
+    async def restore_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Take a part of a state; with the last one, restore it."""
+        self._parts += parent["buffers"]
+        content = parent["content"]
+        if not content["last"]:
+            return
+        parts, self._parts = self._parts, []
+        reply: dict[str, Any]
+        try:
+            names, lost = self._snapshots.restore(content, parts)
+            reply = {"status": "ok", "restored": names, "lost": lost}
+        except (NotRestored, OSError, ValueError) as error:
+            reply = {"status": "error", "reason": str(error)}
+        self._reply(stream, "kernelgate_restore_reply", reply, ident, parent)
+
+    async def vars_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Describe the variables, or one of them with some of its rows."""
+        content, shell = parent["content"], self.shell
+        assert shell is not None
+        if "name" in content:
+            reply = describe(shell.user_ns, content["name"], content["rows"], content["offset"])
+        else:
+            hidden = {name for name, value in shell.user_ns_hidden.items() if shell.user_ns.get(name) is value}
+            reply = describe_all(shell.user_ns, {*hidden, "In", "Out"})
+        self._reply(stream, "kernelgate_vars_reply", reply, ident, parent)
+
+    def _reply(self, stream: Any, msg_type: str, content: dict[str, Any], ident: Any, parent: Any) -> None:
+        assert self.session is not None
+        self.session.send(stream, msg_type, content, parent, ident=ident)
+
+    # ---- the rest
 
     def raw_input(self, prompt: object = "") -> Any:
         """Ask the client, or say at once that it does not answer."""
@@ -66,6 +124,11 @@ def out_of_memory_kills() -> int:
         except (OSError, ValueError, KeyError):
             continue
     return 0
+
+
+def _left_well(reply: dict[str, Any]) -> bool:
+    """Tell whether a cell ended with ``sys.exit()`` and no complaint."""
+    return reply.get("ename") == "SystemExit" and reply.get("evalue") in ("", "0", "None", "False")
 
 
 def _wishes(metadata: Any) -> dict[str, Any]:

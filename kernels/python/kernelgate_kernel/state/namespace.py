@@ -1,0 +1,137 @@
+"""What of a shell's namespace is the user's, and what else of the process belongs to a session."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+SPECIAL = "\0"
+"""Begins the label of what is no variable of the user's."""
+
+OUT = f"{SPECIAL}Out:"
+IN = f"{SPECIAL}In"
+RANDOM = f"{SPECIAL}random"
+NUMPY = f"{SPECIAL}numpy.random"
+LAST = ("_", "__", "___")
+IPYTHONS = re.compile(r"In|Out|_i?h|_oh|_dh|_i{1,3}|_i\d+|_\d+|_{1,3}")
+MAX_INPUTS = 1000
+"""The last cells whose text ``In`` keeps."""
+
+_modules = sys.modules
+
+
+def items(shell: Any) -> list[tuple[str, Any]]:
+    """Return the labels and values to be saved, the user's variables first."""
+    namespace = dict(shell.user_ns)
+    hidden = shell.user_ns_hidden
+    found = [
+        (name, value)
+        for name, value in namespace.items()
+        if type(name) is str and not IPYTHONS.fullmatch(name) and not (name in hidden and hidden[name] is value)
+    ]
+    found += [(SPECIAL + name, namespace[name]) for name in LAST if name in namespace]
+    outputs = namespace.get("_oh")
+    if type(outputs) is dict:
+        found += [(f"{OUT}{number}", value) for number, value in list(outputs.items()) if type(number) is int]
+    inputs = shell.history_manager.input_hist_parsed
+    found.append((IN, [""] * max(0, len(inputs) - MAX_INPUTS) + list(inputs[-MAX_INPUTS:])))
+    return found + _random_states()
+
+
+def _random_states() -> list[tuple[str, Any]]:
+    """Return the states of the random number generators that modules keep for everybody."""
+    found = []
+    random = _modules.get("random")
+    if random is not None:
+        found.append((RANDOM, random._inst.getstate()))
+    numpy = _modules.get("numpy.random")
+    if numpy is not None:
+        found.append((NUMPY, numpy.get_state(legacy=False)))
+    return found
+
+
+def put_back(shell: Any, values: Mapping[str, Any], execution_count: int) -> int:
+    """Put what was saved into a fresh shell; returns how many variables of the user's there are."""
+    shell.execution_count = execution_count
+    specials: dict[str, Any] = {}
+    for label, value in values.items():
+        if not label.startswith(SPECIAL):
+            shell.user_ns[label] = value
+        elif label.startswith(OUT):
+            number = int(label.removeprefix(OUT))
+            shell.user_ns["_oh"][number] = specials[f"_{number}"] = value
+        elif label[1:] in LAST:
+            specials[label[1:]] = value
+            setattr(shell.displayhook, label[1:], value)
+    shell.push(specials, interactive=False)
+    _put_inputs(shell, values.get(IN))
+    _put_random_states(values)
+    return sum(not label.startswith(SPECIAL) for label in values)
+
+
+def _put_inputs(shell: Any, inputs: Any) -> None:
+    if type(inputs) is not list:
+        return
+    history = shell.history_manager
+    history.input_hist_parsed[:] = inputs
+    history.input_hist_raw[:] = inputs
+    last = [*reversed(inputs[1:]), "", "", "", ""]
+    history._i00, history._i, history._ii, history._iii = last[:4]
+    shell.push({f"_i{number}": text for number, text in enumerate(inputs) if text}, interactive=False)
+
+
+def _put_random_states(values: Mapping[str, Any]) -> None:
+    random, numpy = _modules.get("random"), _modules.get("numpy.random")
+    if RANDOM in values and random is not None:
+        random._inst.setstate(values[RANDOM])
+    if NUMPY in values and numpy is not None:
+        numpy.set_state(values[NUMPY])
+
+
+def shown(label: str) -> str:
+    """Return what a user knows the value with this label as."""
+    if label.startswith(OUT):
+        return f"Out[{label.removeprefix(OUT)}]"
+    return {RANDOM: "the state of random", NUMPY: "the state of numpy.random"}.get(label, label.lstrip(SPECIAL))
+
+
+class Surroundings:
+    """What has changed of the process: its current folder, environment and module path."""
+
+    def __init__(self) -> None:
+        self._environment = dict(os.environ)
+        self._path = list(sys.path)
+
+    def changes(self) -> dict[str, Any]:
+        """Return what is different from what it was in the beginning, fit for JSON."""
+        environment = dict(os.environ)
+        changed = {name: environment.get(name) for name in {*environment, *self._environment}}
+        return {
+            "folder": _current_folder(),
+            "environment": {n: v for n, v in sorted(changed.items()) if v != self._environment.get(n)},
+            "path": None if sys.path == self._path else [each for each in sys.path if isinstance(each, str)],
+        }
+
+    def apply(self, changes: Mapping[str, Any]) -> None:
+        """Make the same changes in a process that has begun anew."""
+        for name, value in changes["environment"].items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if changes["path"] is not None:
+            sys.path[:] = changes["path"]
+        try:
+            os.chdir(changes["folder"])
+        except OSError:
+            return  # it was not saved: the work folder it is
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return "/mnt/data"

@@ -1,0 +1,144 @@
+"""The pickler: C's, which is told how to save what it does not know."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import enum
+import functools
+import typing
+import weakref
+from _pickle import PickleBuffer, Pickler
+from collections.abc import Callable
+from copyreg import dispatch_table
+from types import CellType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
+from typing import Any, Protocol
+
+from .libraries import MRO
+from .reduce_classes import Methods, reduce_class, reduce_methods
+from .reduce_context import Context, Reduce
+from .reduce_functions import (
+    reduce_cache,
+    reduce_cached_property,
+    reduce_cell,
+    reduce_code,
+    reduce_function,
+    reduce_method,
+    reduce_module,
+    reduce_property,
+    reduce_wrapper,
+)
+from .reduce_values import (
+    DICT_VIEWS,
+    FILES,
+    NOT_FILES,
+    is_stubborn,
+    has_own_init,
+    reduce_array,
+    reduce_dictionary_view,
+    reduce_exception,
+    reduce_file,
+    reduce_memoryview,
+    reduce_new_type,
+    reduce_proxy,
+    reduce_refused,
+    reduce_sentinel,
+    reduce_stubborn,
+    reduce_type_variable,
+    reduce_weak_mapping,
+    reduce_weak_set,
+    refusal,
+)
+
+PROTOCOL = 5
+
+KNOWN: dict[type, Reduce | None] = {
+    FunctionType: reduce_function,
+    type: reduce_class,
+    abc.ABCMeta: reduce_class,
+    enum.EnumMeta: reduce_class,
+    Methods: reduce_methods,
+    CodeType: reduce_code,
+    CellType: reduce_cell,
+    MethodType: reduce_method,
+    ModuleType: reduce_module,
+    property: reduce_property,
+    staticmethod: reduce_wrapper,
+    classmethod: reduce_wrapper,
+    MappingProxyType: reduce_proxy,
+    memoryview: reduce_memoryview,
+    functools.cached_property: reduce_cached_property,
+    type(functools.lru_cache(len)): reduce_cache,
+    typing.TypeVar: reduce_type_variable,
+    typing.ParamSpec: reduce_type_variable,
+    typing.TypeVarTuple: reduce_type_variable,
+    typing.NewType: reduce_new_type,
+    weakref.WeakKeyDictionary: reduce_weak_mapping,
+    weakref.WeakValueDictionary: reduce_weak_mapping,
+    weakref.WeakSet: reduce_weak_set,
+    type(dataclasses.MISSING): reduce_sentinel,
+    type(dataclasses.KW_ONLY): reduce_sentinel,
+    **{
+        kind: reduce_sentinel
+        for kind in (getattr(dataclasses, name, None) for name in ("_FIELD_BASE", "_HAS_DEFAULT_FACTORY_CLASS"))
+        if kind is not None
+    },
+    **dict.fromkeys(DICT_VIEWS, reduce_dictionary_view),
+}
+"""How objects are reduced, by exact type. None: as pickle does."""
+
+
+class Sink(Protocol):
+    """Where a pickler writes."""
+
+    def write(self, data: bytes, /) -> Any: ...
+
+    def take_buffer(self, buffer: PickleBuffer) -> bool: ...
+
+
+class Table(dict[type, Reduce | None]):
+    """How objects are reduced, by type; for a type that was not met before it is found out."""
+
+    def __missing__(self, kind: type) -> Reduce | None:
+        found = self[kind] = choose(kind)
+        return found
+
+
+class StatePickler(Pickler):
+    """Writes one value after the other to ``sink``; what was written before is referred to.
+
+    In the memo, number 0 is the namespace, so that it is never written itself.
+    """
+
+    def __init__(self, sink: Sink, context: Context, arrays: tuple[type, ...]) -> None:
+        super().__init__(sink, PROTOCOL, buffer_callback=sink.take_buffer)
+        self.memo = {id(context.namespace): (0, context.namespace)}
+        self._context = context
+        self._table = Table(KNOWN)
+        self._table.update(dict.fromkeys(arrays, reduce_array))
+
+    def reducer_override(self, value: Any) -> Any:
+        reduce = self._table[type(value)]
+        return NotImplemented if reduce is None else reduce(self._context, value)
+
+
+def choose(kind: type) -> Reduce | None:
+    """Return how objects of a type are reduced."""
+    ancestors = MRO(kind)
+    for base, reduce in ANCESTORS:
+        if any(each is base for each in ancestors):
+            return reduce
+    if refusal(kind) is not None:
+        return reduce_refused
+    if any(each is base for each in ancestors for base in FILES):
+        return None if any(each is base for each in ancestors for base in NOT_FILES) else reduce_file
+    if any(each is BaseException for each in ancestors):
+        return reduce_exception if has_own_init(kind) else None
+    return reduce_stubborn if is_stubborn(kind) and kind not in dispatch_table else None
+
+
+ANCESTORS: tuple[tuple[type, Callable[[Context, Any], Any]], ...] = (
+    (type, reduce_class),
+    (ModuleType, reduce_module),
+    (functools.cached_property, reduce_cached_property),
+)

@@ -1,0 +1,188 @@
+"""Saving the state of a session and restoring it: the layout, and the chunks that it refers to.
+
+The gateway stores what it gets as it is. Streams: the surroundings (JSON), the variables (pickled), and one for
+each large buffer of theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from .chunks import Bytes, Parcel, cut, digests, join
+from .deadline import OutOfTime, deadline
+from .files import Scan, WorkFolder
+from .namespace import SPECIAL, Surroundings, items, put_back, shown
+from .pickling import Dump, Failure, dump, load
+from .text import printable
+
+FORMAT = 1
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+MAX_SKIPPED = 200
+MAX_TEXT = 200
+SURROUNDINGS, VARIABLES = 0, 1
+
+Json = dict[str, Any]
+
+_dumps, _loads = json.dumps, json.loads
+
+
+class NotRestored(Exception):
+    """A state that cannot be restored here; ``str(error)`` says why."""
+
+
+@dataclass
+class Save:
+    """A state that is ready to be sent: its chunks in order, then the layout."""
+
+    layout: Json
+    parcel: Parcel
+
+    def chunks(self) -> Iterator[Bytes]:
+        """Give the chunks. A file that has changed meanwhile is taken out of the layout."""
+        for number, give in enumerate(self.parcel.chunks):
+            try:
+                yield give()
+            except (OSError, ValueError) as error:
+                self._leave_out(number, str(error))
+                yield b"?"
+
+    def _leave_out(self, number: int, reason: str) -> None:
+        files = self.layout["files"]
+        gone = [entry for entry in files if number in entry.get("chunks", ())]
+        self.layout["files"] = [entry for entry in files if entry not in gone]
+        self.layout["files_skipped_count"] += len(gone)
+        self.layout["files_skipped"] = [
+            *self.layout["files_skipped"],
+            *({"name": printable(entry["path"]), "type": "file", "reason": printable(reason)} for entry in gone),
+        ][:MAX_SKIPPED]
+
+
+class Snapshots:
+    """Saves and restores the state of one shell and the work folder."""
+
+    def __init__(self, shell: Any, folder: str) -> None:
+        self._shell = shell
+        self._folder = WorkFolder(folder)
+        self._surroundings = Surroundings()
+        self._tag: str | None = None
+        self._stored: frozenset[str] = frozenset()
+        """The digests of the last save, which is called ``_tag``."""
+        self._suspects: frozenset[str] = frozenset()
+
+    # ---- saving
+
+    def save(self, request: Mapping[str, Any]) -> Save:
+        """Return the state, and what of it the gateway does not have."""
+        base = request["base"]
+        parcel = Parcel(self._stored if base is not None and base == self._tag else frozenset())
+        dumped = dump(
+            items(self._shell), self._shell.user_ns, request["max_bytes"], request["seconds"], self._suspects
+        )
+        self._suspects = frozenset(failure.name for failure in dumped.failed)
+        surroundings = _dumps(self._surroundings.changes()).encode()
+        streams: list[Bytes] = [surroundings, dumped.main, *dumped.buffers]
+        layout = {
+            "format": FORMAT,
+            "python": PYTHON,
+            "dill": dumped.dill,
+            "execution_count": self._shell.execution_count,
+            "streams": _refer(parcel, streams),
+            "sizes": [len(stream) for stream in streams],
+            "names": sum(not name.startswith(SPECIAL) for name in dumped.names),
+            **_skipped(dumped),
+            **self._files(parcel, request["files"]),
+        }
+        self._tag, self._stored = request["tag"], frozenset(parcel.names)
+        return Save(layout, parcel)
+
+    def forget(self) -> None:
+        """Take nothing for stored any more: the save did not reach the gateway."""
+        self._tag = None
+
+    def _files(self, parcel: Parcel, limits: Mapping[str, int] | None) -> Json:
+        scan = Scan() if limits is None else self._folder.scan(**limits)
+        entries = []
+        for entry in scan.files:
+            if "chunks" in entry:
+                read = partial(self._folder.read_chunk, entry["path"])
+                refs = [parcel.refer(name, partial(read, index)) for index, name in enumerate(entry["chunks"])]
+                entries.append({**entry, "chunks": refs})
+            else:
+                entries.append(entry)
+        return {"files": entries, "files_skipped": scan.skipped, "files_skipped_count": scan.skipped_count}
+
+    # ---- restoring
+
+    def restore(self, content: Mapping[str, Any], chunks: Sequence[memoryview]) -> tuple[int, list[Json]]:
+        """Load a state into a fresh shell; returns how many variables there are and what was lost.
+
+        Raises `NotRestored`; then no variable was loaded.
+        """
+        layout = content["layout"]
+        _check(layout)
+        streams = [
+            join((chunks[ref] for ref in refs), size)
+            for refs, size in zip(layout["streams"], layout["sizes"], strict=True)
+        ]
+        names = content["digests"]
+        lost = self._folder.restore(layout["files"], lambda index: bytes(chunks[index]), digests=names)
+        self._surroundings.apply(_loads(bytes(streams[SURROUNDINGS])))
+        try:
+            with deadline(content["seconds"]):
+                loaded = load(streams[VARIABLES], streams[VARIABLES + 1 :], self._shell.user_ns)
+        except OutOfTime:
+            raise NotRestored(f"loading it takes longer than {content['seconds']:g} s") from None
+        except ValueError as error:
+            raise NotRestored(f"the stored variables are not in order: {error}") from None
+        count = put_back(self._shell, loaded.values, layout["execution_count"])
+        self._tag, self._stored = content["tag"], frozenset(names)
+        return count, [*_told(loaded.lost), *lost][:MAX_SKIPPED]
+
+
+def _refer(parcel: Parcel, streams: Sequence[Bytes]) -> list[list[int | str]]:
+    pieces = [cut(stream) for stream in streams]
+    names = iter(digests([piece for stream in pieces for piece in stream]))
+    return [[parcel.refer(next(names), partial(_same, piece)) for piece in stream] for stream in pieces]
+
+
+def _same(piece: memoryview) -> memoryview:
+    return piece
+
+
+def _skipped(dumped: Dump) -> Json:
+    return {"skipped": _told(dumped.failed)[:MAX_SKIPPED], "skipped_count": len(dumped.failed)}
+
+
+def _told(failures: Sequence[Failure]) -> list[Json]:
+    return [
+        {
+            "name": printable(shown(failure.name))[:MAX_TEXT],
+            "type": printable(failure.type)[:MAX_TEXT],
+            "reason": printable(failure.reason)[:MAX_TEXT],
+        }
+        for failure in failures
+    ]
+
+
+def _check(layout: Mapping[str, Any]) -> None:
+    """Raise `NotRestored` for what another Python or kernel saved."""
+    if layout["format"] != FORMAT:
+        raise NotRestored(f"it has format {layout['format']}, this kernel reads format {FORMAT}")
+    if layout["python"] != PYTHON:
+        raise NotRestored(f"it was saved by Python {layout['python']}, this is Python {PYTHON}")
+    if layout["dill"] is not None and _minor(layout["dill"]) != _minor(_dill_version()):
+        raise NotRestored(f"it was saved with dill {layout['dill']}, here is dill {_dill_version()}")
+
+
+def _dill_version() -> str:
+    return version("dill")
+
+
+def _minor(text: str) -> list[str]:
+    return text.split(".")[:2]
