@@ -23,8 +23,15 @@ from kernelgate.kernel.pool import PoolSettings
 from kernelgate.kernel.starter import KernelStarter
 from kernelgate.server import Server
 from kernelgate.sessions.admission import Admission
+from kernelgate.sessions.archiver import Archiver
 from kernelgate.sessions.execute import Executor
+from kernelgate.sessions.files import WorkFolder
 from kernelgate.sessions.session import Sessions
+from kernelgate.sessions.state import StateSettings
+from kernelgate.stores.choice import Stores
+from kernelgate.stores.embedded import EmbeddedStore
+from kernelgate.stores.minio import MinioStore
+from kernelgate.stores.redis import RedisStore
 
 CLASSES: list[type[Configurable]] = [
     Server,
@@ -36,7 +43,14 @@ CLASSES: list[type[Configurable]] = [
     KernelStarter,
     Kernel,
     PoolSettings,
+    Stores,
+    EmbeddedStore,
+    RedisStore,
+    MinioStore,
     Sessions,
+    StateSettings,
+    WorkFolder,
+    Archiver,
     Admission,
     Executor,
 ]

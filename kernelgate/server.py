@@ -6,7 +6,7 @@ import asyncio
 import os
 import resource
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -18,18 +18,26 @@ from kernelgate.api.base import Services
 from kernelgate.api.routes import application
 from kernelgate.auth import Authenticator
 from kernelgate.containers.engine import Engine
-from kernelgate.containers.lockdown import LABEL_SERVER
-from kernelgate.containers.provisioner import DockerProvisioner, remove_leftovers
+from kernelgate.containers.provisioner import DockerProvisioner, Survivor, find_survivors, remove_own
 from kernelgate.containers.runtime import RuntimeFolder
-from kernelgate.errors import ConfigError, GateError, ImageError
+from kernelgate.errors import ConfigError, GateError, ImageError, KernelStartError, StateRefused, StoreError
 from kernelgate.health import Health
 from kernelgate.images.builder import ImageBuilder
 from kernelgate.kernel.pool import KernelPool, PoolSettings
 from kernelgate.kernel.starter import KernelStarter
-from kernelgate.languages import LANGUAGES
+from kernelgate.languages import LANGUAGES, Language
 from kernelgate.sessions.admission import Admission
+from kernelgate.sessions.archive import Archive
+from kernelgate.sessions.archiver import Archiver
 from kernelgate.sessions.execute import Executor
+from kernelgate.sessions.files import WorkFolder
+from kernelgate.sessions.history import History
+from kernelgate.sessions.seal import Seal
 from kernelgate.sessions.session import Sessions
+from kernelgate.sessions.state import State, StateSettings
+from kernelgate.sessions.variables import Variables
+from kernelgate.sessions.vault import Lifetimes, Vault
+from kernelgate.stores.choice import Stores
 
 MAX_DRAINED_BYTES = 1 << 30
 """A body larger than the limit is read up to this size, so that the client gets to see the answer."""
@@ -74,6 +82,9 @@ class Server(LoggingConfigurable):
         self.authenticator = Authenticator(parent=self)
         self.pool_settings = PoolSettings(parent=self)
         self.admission = Admission(parent=self)
+        self.stores = Stores(parent=self)
+        self.state_settings = StateSettings(parent=self)
+        self.archiver = Archiver(parent=self)
         self._http: HTTPServer | None = None
         self._sockets: list[socket.socket] = []
 
@@ -87,14 +98,14 @@ class Server(LoggingConfigurable):
         raise_file_limit()
         self._bind()
         images = await self._images()
+        await self.stores.open()
         self.runtime_folder.open()
-        removed = await remove_leftovers(self.engine, self.runtime_folder)
-        if removed:
-            self.log.info("removed %d containers that a dead server left behind", removed)
         self._make_parts(images)
+        await self._take_over()
         for pool in self.pools.values():
             pool.open()
         self.sessions.open()
+        self.archiver.start(self.vault)
         self._listen()
 
     async def ready(self) -> None:
@@ -109,6 +120,8 @@ class Server(LoggingConfigurable):
             self.admission.close()
             if not await self.admission.wait_all_done(self.shutdown_seconds):
                 self.log.warning("%d executions are cut off", self.admission.running)
+            await self._attempt(self.executor.close())
+            await self._attempt(self.archiver.close())
             await self._attempt(self.sessions.close())
             for pool in self.pools.values():
                 await self._attempt(pool.close())
@@ -117,7 +130,8 @@ class Server(LoggingConfigurable):
         for bound in self._sockets:
             bound.close()
         if self.runtime_folder.is_open:
-            await self._attempt(self._remove_all())
+            await self._attempt(remove_own(self.engine, self.runtime_folder))
+        await self._attempt(self.stores.close())
         self.engine.close()
         self.runtime_folder.close()
         RuntimeFolder.clear_instance()
@@ -134,9 +148,25 @@ class Server(LoggingConfigurable):
         self.pools = {
             language.id: KernelPool(language, self.starter, self.pool_settings) for language in LANGUAGES
         }
-        self.sessions = Sessions(self.pools, parent=self)
-        self.executor = Executor(self.sessions, self.admission, parent=self)
-        self.health = Health(self.engine, self.pools, self.admission, self.sessions)
+        self.vault = self._make_vault()
+        state = State(self.vault, self.state_settings, WorkFolder(parent=self).limits)
+        self.sessions = Sessions(self.pools, self.vault, state, parent=self)
+        self.executor = Executor(self.sessions, state, self.admission, parent=self)
+        self.history = History(self.sessions, self.vault, self.admission)
+        self.variables = Variables(self.sessions, self.admission)
+        self.health = Health(self.engine, self.pools, self.admission, self.sessions, self.stores)
+
+    def _make_vault(self) -> Vault:
+        settings, session_life = self.state_settings, self.state_settings.session_hours * 3600
+        archived = self.archiver.enabled and self.stores.cold is not None
+        life = Lifetimes(
+            record=max(session_life, settings.ttl_seconds),
+            state=settings.ttl_seconds if settings.enabled else session_life,
+            archive=self.archiver.ttl_days * 86_400 if archived else 0,
+        )
+        archive = Archive(self.stores.cold) if self.stores.cold is not None and archived else None
+        seal = Seal(settings.secret or f"of {self.authenticator.api_key}")
+        return Vault(self.stores.hot, archive, seal, self.runtime_folder.name, life, self.log)
 
     def _bind(self) -> None:
         """Take the port, before anything is started that would have to be undone."""
@@ -153,6 +183,8 @@ class Server(LoggingConfigurable):
             authenticator=self.authenticator,
             executor=self.executor,
             sessions=self.sessions,
+            history=self.history,
+            variables=self.variables,
             health=self.health,
             max_body_bytes=self.max_request_mb << 20,
             keepalive_seconds=self.keepalive_seconds,
@@ -175,10 +207,28 @@ class Server(LoggingConfigurable):
                 )
         return names
 
-    async def _remove_all(self) -> None:
-        label = f"{LABEL_SERVER}={self.runtime_folder.lock_path}"
-        left = await self.engine.containers(label)
-        await asyncio.gather(*(self.engine.remove(container["Id"]) for container in left))
+    async def _take_over(self) -> None:
+        """Go on with the kernels of servers that were killed; remove what else they left. Raises `EngineError`."""
+        self.vault.dead_holders = set(self.runtime_folder.dead_instances())
+        languages = self.starter.adoptable()
+        survivors = await find_survivors(self.engine, self.runtime_folder, languages, is_at_rest)
+        adopted = await asyncio.gather(*(self._adopt(languages[each.settings], each) for each in survivors))
+        if survivors:
+            self.log.info("took over %d of %d kernels of a server that was killed", sum(adopted), len(survivors))
+
+    async def _adopt(self, language: Language, survivor: Survivor) -> bool:
+        try:
+            kernel = await self.starter.adopt(language, survivor)
+        except KernelStartError as error:
+            self.log.warning("%s", error)
+            return False
+        try:
+            if await self.sessions.adopt(kernel, survivor.note):
+                return True
+        except (StoreError, StateRefused, KeyError) as error:
+            self.log.warning("kernel %s is not taken over: %s", kernel.id, error)
+        await kernel.close()
+        return False
 
     async def _attempt(self, work: Coroutine[Any, Any, None]) -> None:
         """Do a part of the stop; that it fails must not keep the rest from being done."""
@@ -186,6 +236,11 @@ class Server(LoggingConfigurable):
             await work
         except (GateError, OSError):
             self.log.exception("a part of the server did not stop as it should")
+
+
+def is_at_rest(note: Mapping[str, Any]) -> bool:
+    """Tell from its note whether a kernel ran nothing when its server died, so that all it has is stored."""
+    return note.get("busy") is False
 
 
 def raise_file_limit() -> None:

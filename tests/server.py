@@ -136,6 +136,7 @@ class Server:
             "API_KEY": KEY,
             "API_KEYS": OTHER_KEY,
             "RUNTIME_DIR": self.runtime_dir,
+            "STATE_DIR": str(self.folder / "state"),
             "CONTAINER_POOL_PY_MIN": "1",
             **(environment or {}),
         }

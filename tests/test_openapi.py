@@ -30,9 +30,15 @@ EVERYWHERE = {"not_found", "method_not_allowed", "internal_error"}
 WITH_KEY = EVERYWHERE | {"unauthorized", "invalid_request"}
 """What can come where a key is needed: none, an unknown one, or two at once; or a ``user_id`` that is none."""
 
+STORE = {"store_unavailable", "store_full", "session_in_use", "state_refused"}
+SESSION = WITH_KEY | STORE | {"session_not_found"}
+KERNEL = {"engine_unavailable", "kernel_start_failed", "shutting_down", "unavailable"}
+
 ERRORS: dict[str, set[str]] = {
     "post /exec": WITH_KEY
+    | STORE
     | {
+        "state_not_saved",
         "body_too_large",
         "engine_unavailable",
         "kernel_start_failed",
@@ -42,9 +48,14 @@ ERRORS: dict[str, set[str]] = {
         "unavailable",
         "unsupported_language",
     },
-    "get /sessions": WITH_KEY,
-    "get /sessions/{session_id}": WITH_KEY | {"session_not_found"},
-    "delete /sessions/{session_id}": WITH_KEY | {"session_not_found"},
+    "get /sessions": WITH_KEY | STORE,
+    "get /sessions/{session_id}": SESSION,
+    "delete /sessions/{session_id}": SESSION,
+    "get /sessions/{session_id}/history": SESSION | {"rate_limited"},
+    "post /sessions/{session_id}/undo": SESSION | {"rate_limited", "conflict", "body_too_large"},
+    "post /sessions/{session_id}/fork": SESSION | {"rate_limited", "conflict", "body_too_large"},
+    "get /sessions/{session_id}/vars": SESSION | KERNEL | {"rate_limited"},
+    "get /sessions/{session_id}/vars/{name}": SESSION | KERNEL | {"rate_limited", "variable_not_found"},
     "get /health": EVERYWHERE,
     "get /health/detailed": WITH_KEY,
     "get /openapi.json": EVERYWHERE,
@@ -107,7 +118,7 @@ def test_a_reference_leads_to_what_there_is(reference: str) -> None:
 
 
 def test_every_schema_is_used() -> None:
-    used = {reference.rpartition("/")[2] for reference in refs(DOCUMENT["paths"])}
+    used = {reference.rpartition("/")[2] for reference in refs(DOCUMENT)}
     assert used == set(DOCUMENT["components"]["schemas"])
 
 
@@ -131,7 +142,8 @@ def test_an_operation_has_a_summary_and_an_answer_for_success(name: str) -> None
     operation = operations()[name]
     assert operation["summary"].endswith(".")
     successes = [status for status in operation["responses"] if status.startswith("2")]
-    assert successes == (["204"] if name.startswith("delete") else ["200"])
+    expected = "204" if name.startswith("delete") else "201" if name.endswith("/fork") else "200"
+    assert successes == [expected]
 
 
 def test_every_parameter_of_a_path_is_described() -> None:

@@ -1,8 +1,10 @@
-"""Sessions and their kernels, with kernels that need no container."""
+"""Sessions and their kernels, with kernels that need no container and a real store."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import tempfile
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -13,7 +15,12 @@ from kernelgate.containers.engine import Exit
 from kernelgate.errors import SessionNotFound
 from kernelgate.kernel.pool import KernelPool
 from kernelgate.languages import PYTHON
-from kernelgate.sessions.session import Sessions
+from kernelgate.sessions.files import WorkFolder
+from kernelgate.sessions.seal import Seal
+from kernelgate.sessions.session import Session, Sessions
+from kernelgate.sessions.state import State, StateSettings
+from kernelgate.sessions.vault import Lifetimes, Vault
+from kernelgate.stores.embedded import EmbeddedStore
 
 ANN, BOB = Owner("ann"), Owner("bob")
 
@@ -48,21 +55,41 @@ class FakePool:
 
 
 class House:
-    """Sessions over a fake pool."""
+    """Sessions over a fake pool and a store of their own."""
 
     def __init__(self, **settings: int) -> None:
         self.pool = FakePool()
-        self.sessions = Sessions({"py": cast(KernelPool, self.pool)}, **settings)
+        self._settings = settings
+        self._folder = tempfile.TemporaryDirectory()
+
+    async def __aenter__(self) -> House:
+        self.store = EmbeddedStore(state_dir=self._folder.name)
+        await self.store.open()
+        life = Lifetimes(record=60, state=60, archive=0)
+        vault = Vault(self.store, None, Seal("secret"), "house", life, logging.getLogger())
+        state = State(vault, StateSettings(enabled=False), WorkFolder().limits)
+        self.sessions = Sessions({"py": cast(KernelPool, self.pool)}, vault, state, **self._settings)
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.sessions.close()
+        await self.store.close()
+        self._folder.cleanup()
 
     async def use(
         self, owner: Owner, session_id: str, hold: Awaitable[object] | None = None
     ) -> tuple[FakeKernel, bool]:
         """Run something in a session, for as long as ``hold`` takes; returns its kernel and whether it had it."""
         async with self.sessions.lease(owner, session_id, PYTHON) as session:
-            kernel, reused = await self.sessions.kernel(session)
+            ready = await self.sessions.kernel(session)
             if hold is not None:
                 await hold
-            return cast(FakeKernel, kernel), reused
+            return cast(FakeKernel, ready.kernel), ready.status == "reused"
+
+    def found(self, owner: Owner, session_id: str) -> Session:
+        session = self.sessions.find(owner, session_id)
+        assert session is not None
+        return session
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -80,112 +107,112 @@ async def settle() -> None:
 
 def test_a_session_keeps_its_kernel() -> None:
     async def scenario() -> None:
-        house = House()
-        first, reused = await house.use(ANN, "a")
-        again = await house.use(ANN, "a")
-        assert (reused, again) == (False, (first, True))
+        async with House() as house:
+            first, reused = await house.use(ANN, "a")
+            again = await house.use(ANN, "a")
+            assert (reused, again) == (False, (first, True))
 
     run(scenario)
 
 
 def test_the_same_id_of_another_owner_is_another_session() -> None:
     async def scenario() -> None:
-        house = House()
-        anns, _ = await house.use(ANN, "a")
-        bobs, reused = await house.use(BOB, "a")
-        assert (bobs is anns, reused) == (False, False)
-        with pytest.raises(SessionNotFound):
-            house.sessions.get(Owner("carl"), "a")
+        async with House() as house:
+            anns, _ = await house.use(ANN, "a")
+            bobs, reused = await house.use(BOB, "a")
+            assert (bobs is anns, reused) == (False, False)
+            with pytest.raises(SessionNotFound):
+                await house.sessions.get(Owner("carl"), "a")
 
     run(scenario)
 
 
 def test_the_kernel_that_idled_longest_gives_way() -> None:
     async def scenario() -> None:
-        house = House(max_live_kernels=2)
-        kernels = [(await house.use(ANN, name))[0] for name in "abc"]
-        await settle()
-        assert [kernel.alive for kernel in kernels] == [False, True, True]
-        assert house.sessions.health() == {"sessions": 3, "kernels": 2}
+        async with House(max_live_kernels=2) as house:
+            kernels = [(await house.use(ANN, name))[0] for name in "abc"]
+            await settle()
+            assert [kernel.alive for kernel in kernels] == [False, True, True]
+            assert house.sessions.health() == {"sessions": 3, "kernels": 2}
 
     run(scenario)
 
 
 def test_a_session_that_is_taken_up_again_keeps_the_kernel_that_was_to_give_way() -> None:
     async def scenario() -> None:
-        house = House(max_live_kernels=1)
-        first, _ = await house.use(ANN, "a")
-        done = asyncio.Event()
-        other = asyncio.create_task(house.use(ANN, "b", done.wait()))
-        back = asyncio.create_task(house.use(ANN, "a", done.wait()))
-        await settle()
-        kernel = house.sessions.get(ANN, "a").kernel
-        assert kernel is not None
-        assert kernel.alive
-        done.set()
-        assert (await back)[0] is cast(object, kernel)
-        await other
-        await settle()
-        assert house.sessions.health()["kernels"] == 1
-        assert sum(kernel.alive for kernel in house.pool.given) == 1
-        assert first in house.pool.given
+        async with House(max_live_kernels=1) as house:
+            first, _ = await house.use(ANN, "a")
+            done = asyncio.Event()
+            other = asyncio.create_task(house.use(ANN, "b", done.wait()))
+            back = asyncio.create_task(house.use(ANN, "a", done.wait()))
+            await settle()
+            kernel = house.found(ANN, "a").kernel
+            assert kernel is not None
+            assert kernel.alive
+            done.set()
+            assert (await back)[0] is cast(object, kernel)
+            await other
+            await settle()
+            assert house.sessions.health()["kernels"] == 1
+            assert sum(kernel.alive for kernel in house.pool.given) == 1
+            assert first in house.pool.given
 
     run(scenario)
 
 
 def test_a_kernel_that_died_is_replaced_and_the_new_one_stays() -> None:
     async def scenario() -> None:
-        house = House()
-        first, _ = await house.use(ANN, "a")
-        done = asyncio.Event()
-        running = asyncio.create_task(house.use(ANN, "a", done.wait()))
-        waiting = asyncio.create_task(house.use(ANN, "a"))
-        await settle()
-        first.ended.set_result(Exit(137))
-        done.set()
-        await running
-        second, reused = await waiting
-        await settle()
-        assert (second is first, reused, second.alive) == (False, False, True)
-        assert house.sessions.health()["kernels"] == 1
+        async with House() as house:
+            first, _ = await house.use(ANN, "a")
+            done = asyncio.Event()
+            running = asyncio.create_task(house.use(ANN, "a", done.wait()))
+            waiting = asyncio.create_task(house.use(ANN, "a"))
+            await settle()
+            first.ended.set_result(Exit(137))
+            done.set()
+            await running
+            second, reused = await waiting
+            await settle()
+            assert (second is first, reused, second.alive) == (False, False, True)
+            assert house.sessions.health()["kernels"] == 1
 
     run(scenario)
 
 
 def test_no_idle_time_ends_each_kernel_at_once() -> None:
     async def scenario() -> None:
-        house = House(kernel_idle_seconds=0)
-        kernel, _ = await house.use(ANN, "a")
-        await settle()
-        assert (kernel.alive, house.sessions.get(ANN, "a").state) == (False, "dormant")
+        async with House(kernel_idle_seconds=0) as house:
+            kernel, _ = await house.use(ANN, "a")
+            await settle()
+            assert (kernel.alive, house.found(ANN, "a").state) == (False, "dormant")
 
     run(scenario)
 
 
 def test_who_waits_for_a_session_that_is_deleted_gets_a_new_one() -> None:
     async def scenario() -> None:
-        house = House()
-        done = asyncio.Event()
-        running = asyncio.create_task(house.use(ANN, "a", done.wait()))
-        waiting = asyncio.create_task(house.use(ANN, "a"))
-        await settle()
-        await house.sessions.delete(ANN, "a")
-        done.set()
-        old, _ = await running
-        new, reused = await waiting
-        assert (old.alive, new.alive, reused) == (False, True, False)
+        async with House() as house:
+            done = asyncio.Event()
+            running = asyncio.create_task(house.use(ANN, "a", done.wait()))
+            waiting = asyncio.create_task(house.use(ANN, "a"))
+            await settle()
+            await house.sessions.delete(ANN, "a")
+            done.set()
+            old, _ = await running
+            new, reused = await waiting
+            assert (old.alive, new.alive, reused) == (False, True, False)
 
     run(scenario)
 
 
 def test_a_caller_that_goes_while_it_waits_for_a_kernel_leaves_no_count_behind() -> None:
     async def scenario() -> None:
-        house = House()
-        going = asyncio.create_task(house.use(ANN, "a"))
-        await asyncio.sleep(0)
-        going.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await going
-        assert house.sessions.health()["kernels"] == 0
+        async with House() as house:
+            going = asyncio.create_task(house.use(ANN, "a"))
+            await asyncio.sleep(0)
+            going.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await going
+            assert house.sessions.health()["kernels"] == 0
 
     run(scenario)

@@ -15,7 +15,9 @@ from kernelgate.auth import Authenticator, Owner
 from kernelgate.errors import BodyTooLarge, GateError, InvalidRequest, MethodNotAllowed, NotFound
 from kernelgate.health import Health
 from kernelgate.sessions.execute import Executor
+from kernelgate.sessions.history import History
 from kernelgate.sessions.session import Sessions
+from kernelgate.sessions.variables import Variables
 
 REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -28,6 +30,8 @@ class Services:
     authenticator: Authenticator
     executor: Executor
     sessions: Sessions
+    history: History
+    variables: Variables
     health: Health
     max_body_bytes: int
     keepalive_seconds: float

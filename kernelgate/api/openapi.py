@@ -9,6 +9,7 @@ from kernelgate import __version__
 from kernelgate.api.base import GateHandler
 from kernelgate.errors import (
     BodyTooLarge,
+    Conflict,
     EngineError,
     GateError,
     InvalidRequest,
@@ -16,11 +17,17 @@ from kernelgate.errors import (
     MethodNotAllowed,
     NotFound,
     RateLimited,
+    SessionInUse,
     SessionNotFound,
     ShuttingDown,
+    StateNotSaved,
+    StateRefused,
+    StoreError,
+    StoreFull,
     Unauthorized,
     Unavailable,
     UnsupportedLanguage,
+    VariableNotFound,
 )
 from kernelgate.kernel.client import Status
 from kernelgate.languages import LANGUAGES
@@ -56,6 +63,10 @@ def document() -> Json:
                 "ExecRequest": EXEC_REQUEST,
                 "ExecReply": EXEC_REPLY,
                 "Session": SESSION,
+                "State": STATE,
+                "Skipped": SKIPPED,
+                "HistoryEntry": HISTORY_ENTRY,
+                "Variable": VARIABLE,
             },
         },
         "security": [{"key": []}, {"bearer": []}],
@@ -68,6 +79,8 @@ def _paths() -> Json:
         "/exec": {"post": _exec()},
         "/sessions": {"get": _list_sessions()},
         "/sessions/{session_id}": _session(),
+        **_past(),
+        **_variables(),
         "/health": {
             "get": _operation(
                 "Tell whether the server is well.", {"200": _object("`healthy` or `degraded`.")}, [], security=[]
@@ -103,6 +116,8 @@ def _exec() -> Json:
         KernelStartError,
         EngineError,
         Unavailable,
+        *STORE_ERRORS,
+        StateNotSaved,
         ShuttingDown,
     ]
     body = {"required": True, "content": {"application/json": {"schema": _ref("ExecRequest")}}}
@@ -117,15 +132,90 @@ def _list_sessions() -> Json:
     return _operation(
         "List the caller's sessions, the last used first.",
         {"200": answer},
-        [Unauthorized, InvalidRequest],
+        [Unauthorized, InvalidRequest, *STORE_ERRORS],
         parameters=[USER],
     )
 
 
-def _session() -> Json:
-    errors: list[type[GateError]] = [Unauthorized, InvalidRequest, SessionNotFound]
+def _past() -> Json:
+    """Return the routes to what a session was."""
+    errors = [*SESSION_ERRORS, RateLimited]
+    undo = _body({"user_id": TEXT, "steps": {**COUNT, "default": 1, "description": "Executions to take back."}})
+    fork = _body(
+        {
+            "user_id": TEXT,
+            "at": {**COUNT, "description": "The version to go on from; the session's own if not given."},
+            "count": {**COUNT, "default": 1, "maximum": 100, "description": "How many sessions to make."},
+        }
+    )
+    history = _operation(
+        "Show what ran in a session, oldest first.",
+        {"200": _json_object({"history": _array("HistoryEntry"), "version": COUNT, "executions": COUNT})},
+        errors,
+        parameters=[
+            USER,
+            _query("limit", "Executions to show, the last ones."),
+            _query("before", "Only numbers below."),
+        ],
+    )
     return {
-        "parameters": [{"name": "session_id", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "/sessions/{session_id}/history": {"parameters": [SESSION_ID], "get": history},
+        "/sessions/{session_id}/undo": {
+            "parameters": [SESSION_ID],
+            "post": _operation(
+                "Take a session back to before its last executions, with variables and files.",
+                {
+                    "200": _json_object(
+                        {"session_id": TEXT, "version": COUNT, "undone": {"type": "array", "items": COUNT}}
+                    )
+                },
+                [*errors, Conflict, BodyTooLarge],
+                requestBody=undo,
+            ),
+        },
+        "/sessions/{session_id}/fork": {
+            "parameters": [SESSION_ID],
+            "post": _operation(
+                "Make sessions that go on from a version of this one, with variables and files.",
+                {"201": _json_object({"sessions": {"type": "array", "items": FORKED}})},
+                [*errors, Conflict, BodyTooLarge],
+                requestBody=fork,
+            ),
+        },
+    }
+
+
+def _variables() -> Json:
+    """Return the routes to a session's variables."""
+    errors = [*SESSION_ERRORS, RateLimited, KernelStartError, EngineError, Unavailable, ShuttingDown]
+    name = {"name": "name", "in": "path", "required": True, "schema": TEXT}
+    window = [_query("rows", "Rows or items to show, at most 1000."), _query("offset", "The first of them.")]
+    return {
+        "/sessions/{session_id}/vars": {
+            "parameters": [SESSION_ID],
+            "get": _operation(
+                "List the variables of a session.",
+                {"200": _json_object({"variables": _array("Variable"), "truncated": {"type": "boolean"}})},
+                errors,
+                parameters=[USER],
+            ),
+        },
+        "/sessions/{session_id}/vars/{name}": {
+            "parameters": [SESSION_ID, name],
+            "get": _operation(
+                "Show a variable with some of its rows or items.",
+                {"200": _json("The variable.", "Variable")},
+                [*errors, VariableNotFound],
+                parameters=[USER, *window],
+            ),
+        },
+    }
+
+
+def _session() -> Json:
+    errors = [*SESSION_ERRORS]
+    return {
+        "parameters": [SESSION_ID],
         "get": _operation("Show a session.", {"200": _json("The session.", "Session")}, errors, parameters=[USER]),
         "delete": _operation(
             "End a session and its kernel, even while it runs code.",
@@ -152,6 +242,24 @@ def _operation(summary: str, responses: Json, errors: list[type[GateError]], **m
     return {"summary": summary, **more, "responses": {**responses, **described}}
 
 
+def _body(properties: Json) -> Json:
+    schema = {"type": "object", "properties": properties}
+    return {"required": False, "content": {"application/json": {"schema": schema}}}
+
+
+def _json_object(properties: Json) -> Json:
+    schema = {"type": "object", "properties": properties}
+    return {"description": "What was asked for.", "content": {"application/json": {"schema": schema}}}
+
+
+def _array(name: str) -> Json:
+    return {"type": "array", "items": _ref(name)}
+
+
+def _query(name: str, description: str) -> Json:
+    return {"name": name, "in": "query", "schema": COUNT, "description": description}
+
+
 def _ref(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
@@ -164,7 +272,13 @@ def _object(description: str) -> Json:
     return {"description": description, "content": {"application/json": {"schema": {"type": "object"}}}}
 
 
+STORE_ERRORS: list[type[GateError]] = [StoreError, StoreFull, SessionInUse, StateRefused]
+SESSION_ERRORS: list[type[GateError]] = [Unauthorized, InvalidRequest, SessionNotFound, *STORE_ERRORS]
+
 TEXT: Json = {"type": "string"}
+COUNT: Json = {"type": "integer", "minimum": 0}
+SESSION_ID: Json = {"name": "session_id", "in": "path", "required": True, "schema": TEXT}
+FORKED: Json = {"type": "object", "properties": {"session_id": TEXT, "version": COUNT}}
 USER: Json = {
     "name": "user_id",
     "in": "query",
@@ -215,7 +329,12 @@ EXEC_REPLY: Json = {
         "duration_ms": {"type": "number"},
         "truncated": {"type": "array", "items": {"enum": ["stdout", "stderr", "outputs"]}},
         "runtime_session_id": TEXT,
-        "runtime_status": {"type": "string", "enum": ["new", "reused"]},
+        "runtime_status": {
+            "type": "string",
+            "enum": ["new", "reused", "restored"],
+            "description": "Whether the kernel is new, was the session's own already, or was given its state.",
+        },
+        "state": _ref("State"),
     },
 }
 
@@ -228,6 +347,75 @@ SESSION: Json = {
         "created": {**TEXT, "format": "date-time"},
         "last_used": {**TEXT, "format": "date-time"},
         "executions": {"type": "integer"},
+        "version": {**COUNT, "description": "The version of its state; 0 is the empty one."},
         "user_id": {"type": ["string", "null"]},
+    },
+}
+
+SKIPPED: Json = {
+    "type": "object",
+    "description": "Something that was left out, and why.",
+    "properties": {"name": TEXT, "type": TEXT, "reason": TEXT},
+}
+
+STATE: Json = {
+    "type": "object",
+    "description": "What is stored of the session.",
+    "properties": {
+        "version": {**COUNT, "description": "The version that the session is in; 0 is the empty one."},
+        "captured": {"type": "boolean", "description": "Whether what this execution changed is in it."},
+        "pending": {"type": "boolean", "description": "Whether storing goes on behind the reply."},
+        "saved": {**COUNT, "description": "Variables in it."},
+        "bytes": {**COUNT, "description": "Bytes of these variables."},
+        "skipped": _array("Skipped"),
+        "skipped_count": COUNT,
+        "files": {
+            "type": ["object", "null"],
+            "properties": {"saved": COUNT, "bytes": COUNT, "skipped": _array("Skipped"), "skipped_count": COUNT},
+        },
+        "error": {"type": ["string", "null"], "description": "Why nothing was saved."},
+        "restored": {
+            "type": ["object", "null"],
+            "description": "Set when the kernel was given the session's state: what came of it.",
+            "properties": {
+                "names": COUNT,
+                "lost": _array("Skipped"),
+                "error": {"type": ["string", "null"], "description": "Why the session begins anew."},
+            },
+        },
+    },
+}
+
+HISTORY_ENTRY: Json = {
+    "type": "object",
+    "properties": {
+        "number": COUNT,
+        "version": {**COUNT, "description": "The version that the execution led to."},
+        "base": {**COUNT, "description": "The version before it."},
+        "restorable": {"type": "boolean", "description": "Whether a fork can go on from its version."},
+        "undone": {"type": "boolean"},
+        "started": {**TEXT, "format": "date-time"},
+        "status": TEXT,
+        "code": {"type": ["string", "null"], "description": "null: code and outputs are no longer kept."},
+        "stdout": TEXT,
+        "stderr": TEXT,
+        "outputs": {"type": "array"},
+        "cut": {"type": "boolean", "description": "Whether parts were too long to be kept."},
+    },
+}
+
+VARIABLE: Json = {
+    "type": "object",
+    "properties": {
+        "name": TEXT,
+        "type": TEXT,
+        "size": {"type": ["integer", "null"], "description": "Bytes, where that is known."},
+        "length": {"type": ["integer", "null"]},
+        "shape": {"type": ["array", "null"], "items": COUNT},
+        "preview": TEXT,
+        "columns": {"type": "array"},
+        "rows": {"type": "array", "description": "Records of a data frame, items of a list or array."},
+        "offset": COUNT,
+        "total": COUNT,
     },
 }

@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kernelgate.errors import InvalidRequest, UnsupportedLanguage
+from kernelgate.errors import InvalidRequest, SessionNotFound, UnsupportedLanguage
 from kernelgate.languages import LANGUAGES, Language, find_language
 
 SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 TIMEOUT_MS = (100, 300_000)
 MAX_USER_CHARS = 256
+MAX_STEPS = 1000
+MAX_FORKS = 100
+NUMBER = re.compile(r"[0-9]{1,16}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,40 @@ def parse_exec(body: bytes) -> ExecBody:
         argv=_argv(fields.get("args")),
         timeout=_timeout(fields.get("timeout")),
     )
+
+
+def parse_undo(body: bytes) -> tuple[str, int]:
+    """Read the body of ``POST /sessions/{session_id}/undo``, which may be empty: the user, and how many steps."""
+    fields = parse_object(body) if body else {}
+    return parse_user(fields.get("user_id"), "user_id"), _whole(fields.get("steps", 1), "steps", 1, MAX_STEPS)
+
+
+def parse_fork(body: bytes) -> tuple[str, int | None, int]:
+    """Read the body of ``POST /sessions/{session_id}/fork``, which may be empty: user, version, how many."""
+    fields = parse_object(body) if body else {}
+    at = fields.get("at")
+    version = None if at is None else _whole(at, "at", 0, 1 << 53)
+    return (
+        parse_user(fields.get("user_id"), "user_id"),
+        version,
+        _whole(fields.get("count", 1), "count", 1, MAX_FORKS),
+    )
+
+
+def parse_number(text: str, name: str, least: int, most: int) -> int:
+    """Return the whole number that a query's argument is."""
+    if not NUMBER.fullmatch(text) or not least <= int(text) <= most:
+        raise InvalidRequest(
+            f"{name}: a whole number from {least} to {most} is expected, got {_printable(text[:40])!r}"
+        )
+    return int(text)
+
+
+def known_session_id(session_id: str) -> str:
+    """Return the session id of a route. Raises `SessionNotFound` for what cannot be one."""
+    if not SESSION_ID.fullmatch(session_id):
+        raise SessionNotFound("there is no such session")
+    return session_id
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -74,6 +111,13 @@ def parse_user(value: object, name: str) -> str:
         came = f"{len(value)} characters" if isinstance(value, str) else _type(value)
         raise InvalidRequest(f"{name}: a text of at most {MAX_USER_CHARS} characters is expected, got {came}")
     _check_text(value, name)
+    return value
+
+
+def _whole(value: object, name: str, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        came = str(value)[:40] if isinstance(value, int | float) else _type(value)
+        raise InvalidRequest(f"{name}: a whole number from {least} to {most} is expected, got {came}")
     return value
 
 

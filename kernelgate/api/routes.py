@@ -9,8 +9,10 @@ from tornado.web import Application, RequestHandler
 from kernelgate.api.base import NotFoundHandler, Services
 from kernelgate.api.exec import ExecHandler
 from kernelgate.api.health import DetailedHealthHandler, HealthHandler
+from kernelgate.api.history import ForkHandler, HistoryHandler, UndoHandler
 from kernelgate.api.openapi import OpenApiHandler
 from kernelgate.api.sessions import SessionHandler, SessionsHandler
+from kernelgate.api.variables import VariableHandler, VariablesHandler
 
 SESSION = r"(?P<session_id>[^/]+)"
 
@@ -18,6 +20,11 @@ ROUTES: list[tuple[str, type[RequestHandler]]] = [
     (r"/exec", ExecHandler),
     (r"/sessions", SessionsHandler),
     (rf"/sessions/{SESSION}", SessionHandler),
+    (rf"/sessions/{SESSION}/history", HistoryHandler),
+    (rf"/sessions/{SESSION}/undo", UndoHandler),
+    (rf"/sessions/{SESSION}/fork", ForkHandler),
+    (rf"/sessions/{SESSION}/vars", VariablesHandler),
+    (rf"/sessions/{SESSION}/vars/(?P<name>[^/]+)", VariableHandler),
     (r"/health", HealthHandler),
     (r"/health/detailed", DetailedHealthHandler),
     (r"/openapi.json", OpenApiHandler),

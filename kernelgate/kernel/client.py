@@ -7,7 +7,7 @@ import contextlib
 import re
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +15,7 @@ from kernelgate.containers.engine import Exit
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.messages import BadMessage, Message
 from kernelgate.kernel.outputs import Folded, OutputFold, OutputLimits
+from kernelgate.kernel.snapshot import Inbox, SaveRequest, Snapshot
 
 INTERRUPT_GRACE = 2.0
 """Seconds between an interrupt and the kill of a kernel that goes on."""
@@ -27,6 +28,9 @@ IDLE_WAIT = 1.0
 
 LAST_WORDS = 0.05
 """Seconds in which what a kernel sent before its death is still read."""
+
+SAVE_GRACE = 3.0
+"""Seconds beyond its time limit that a kernel has to send its state."""
 
 IDLE_WAIT_MOST = 20.0
 LISTEN_AGAIN = 2.0
@@ -54,11 +58,13 @@ class Execution:
     argv: Sequence[str] = ()
     limits: OutputLimits = field(default_factory=OutputLimits)
     silent: bool = False
+    save: SaveRequest | None = None
+    """Have the kernel send its state behind the reply."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How an execution ended and what it put out. ``duration`` in seconds."""
+    """How an execution ended and what it put out. ``duration`` in seconds, without the saving."""
 
     status: Status
     exit_code: int
@@ -66,21 +72,35 @@ class Result:
     duration: float
     message: str = ""
     """For statuses other than ok and error: what happened, in a sentence."""
+    snapshot: Snapshot | None = None
+    save_error: str = ""
+    """Why there is no snapshot, though one was asked for; empty also when a failed cell was not to be saved."""
 
 
 class _Run:
-    """One execution under way. ``done`` completes when the kernel has done with it, or has died."""
+    """One execution under way.
+
+    ``replied`` completes when the code has ended, or the kernel; ``done`` when all that belongs to the execution
+    has come: its state, if that was asked for, and the idle status.
+    """
 
     def __init__(self, kernel: Kernel, execution: Execution) -> None:
         self._loop = asyncio.get_running_loop()
         self._kernel = kernel
         self.fold = OutputFold(execution.limits)
+        self.inbox = Inbox(execution.save) if execution.save is not None else None
         self.reply: dict[str, Any] | None = None
+        self.replied: asyncio.Future[None] = self._loop.create_future()
         self.done: asyncio.Future[None] = self._loop.create_future()
         self._last_output = self._replied_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.request = kernel.send(
-            "shell", "execute_request", _content(execution), _metadata(execution), self._on_output
+            "shell",
+            "execute_request",
+            _content(execution),
+            _metadata(execution),
+            on_output=self._on_output,
+            on_state=self._on_state if self.inbox is not None else None,
         )
         self.request.reply.add_done_callback(self._on_reply)
 
@@ -92,8 +112,12 @@ class _Run:
     def _on_output(self, message: Message) -> None:
         self._last_output = self._loop.time()
         self.fold.add(message)
-        if self.fold.idle and self.reply is not None:
-            self._finish()
+        self._check_done()
+
+    def _on_state(self, message: Message) -> None:
+        if self.inbox is not None:
+            self.inbox.take(message)
+            self._await_idle()
 
     def _on_reply(self, future: asyncio.Future[Message]) -> None:
         if future.cancelled():
@@ -105,11 +129,23 @@ class _Run:
             self.reply = future.result().content
         except BadMessage:
             self.reply = {"status": "error"}
-        if self.fold.idle:
-            self._finish()
-        else:
+        _complete(self.replied)
+        self._await_idle()
+
+    def _await_idle(self) -> None:
+        """Once reply and state are there: wait for the idle status, but not for ever."""
+        self._check_done()
+        if self._all_sent and not self.done.done() and self._timer is None:
             self._replied_at = self._last_output = self._loop.time()
             self._timer = self._loop.call_later(IDLE_WAIT, self._check_idle)
+
+    @property
+    def _all_sent(self) -> bool:
+        return self.reply is not None and (self.inbox is None or self.inbox.complete)
+
+    def _check_done(self) -> None:
+        if self.fold.idle and self._all_sent:
+            self._finish()
 
     def _check_idle(self) -> None:
         """Give up on the idle status when output has ceased: it went missing with other messages."""
@@ -121,8 +157,13 @@ class _Run:
             self._timer = self._loop.call_later(IDLE_WAIT, self._check_idle)
 
     def _finish(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
+        _complete(self.replied)
+        _complete(self.done)
+
+
+def _complete(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def execute(kernel: Kernel, execution: Execution) -> Result:
@@ -133,17 +174,21 @@ async def execute(kernel: Kernel, execution: Execution) -> Result:
     started = time.monotonic()
     run = _Run(kernel, execution)
     try:
-        timed_out = not await _wait(run, execution.timeout)
+        timed_out = not await _wait(run.replied, execution.timeout)
         if timed_out:
-            await _stop(kernel, run)
+            await _stop(kernel, run.replied)
+        duration = time.monotonic() - started
+        await _wait_done(kernel, run, execution)
         if kernel.alive and not run.fold.idle:
             await _resume(kernel)
+        snapshot = await run.inbox.snapshot() if run.inbox is not None else None
     except asyncio.CancelledError:
-        await see_through(_stop(kernel, run))
+        await see_through(_stop(kernel, run.done))
         raise
     finally:
         run.close()
-    return _result(kernel, run, timed_out, time.monotonic() - started)
+    result = _result(kernel, run, timed_out, duration)
+    return replace(result, snapshot=snapshot, save_error=run.inbox.error if run.inbox is not None else "")
 
 
 async def see_through(work: Coroutine[Any, Any, None]) -> None:
@@ -154,21 +199,33 @@ async def see_through(work: Coroutine[Any, Any, None]) -> None:
             await asyncio.shield(task)
 
 
-async def _wait(run: _Run, seconds: float) -> bool:
-    """Wait until the run is done; False when the time is over before."""
+async def _wait(future: asyncio.Future[None], seconds: float) -> bool:
+    """Wait until ``future`` is done; False when the time is over before."""
     try:
         async with asyncio.timeout(seconds):
-            await asyncio.shield(run.done)
+            await asyncio.shield(future)
     except TimeoutError:
-        return run.done.done()
+        return future.done()
     return True
 
 
-async def _stop(kernel: Kernel, run: _Run) -> None:
-    """Interrupt what runs; kill the kernel when that does not help in time."""
+async def _stop(kernel: Kernel, end: asyncio.Future[None]) -> None:
+    """Interrupt what runs; kill the kernel when ``end`` does not come of it in time."""
     kernel.interrupt()
-    if not await _wait(run, INTERRUPT_GRACE):
+    if not await _wait(end, INTERRUPT_GRACE):
         await kernel.kill()
+
+
+async def _wait_done(kernel: Kernel, run: _Run, execution: Execution) -> None:
+    """Wait for all that follows the reply. A kernel that does not come to the end of its saving is stopped."""
+    if execution.save is None or run.inbox is None:
+        await asyncio.shield(run.done)
+        return
+    if not await _wait(run.done, execution.save.seconds + SAVE_GRACE):
+        run.inbox.fail(f"saving took longer than {execution.save.seconds:g} s")
+        await _stop(kernel, run.done)
+    if not run.inbox.complete:
+        run.inbox.fail("the kernel ended before it had saved its state")
 
 
 async def _resume(kernel: Kernel) -> None:
@@ -229,6 +286,7 @@ def _content(execution: Execution) -> dict[str, Any]:
 
 
 def _metadata(execution: Execution) -> dict[str, Any]:
-    return {
-        "kernelgate": {"argv": list(execution.argv), "max_stream_chars": execution.limits.stream_chars},
-    }
+    wishes: dict[str, Any] = {"argv": list(execution.argv), "max_stream_chars": execution.limits.stream_chars}
+    if execution.save is not None:
+        wishes["save"] = execution.save.metadata()
+    return {"kernelgate": wishes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import zmq
@@ -22,16 +22,21 @@ from kernelgate.languages import Language
 Listener = Callable[[Message], None]
 
 HELLO_SECONDS = 0.1
+STATE_MESSAGE = "kernelgate_state"
 
 
 class Request:
-    """A request that was sent: its id and the future of its reply."""
+    """A request that was sent: its id and the future of its reply.
 
-    __slots__ = ("msg_id", "on_output", "reply")
+    ``on_state`` takes the messages with state that a kernel sends on the same channel besides its reply.
+    """
 
-    def __init__(self, msg_id: str, on_output: Listener | None) -> None:
+    __slots__ = ("msg_id", "on_output", "on_state", "reply")
+
+    def __init__(self, msg_id: str, on_output: Listener | None, on_state: Listener | None) -> None:
         self.msg_id = msg_id
         self.on_output = on_output
+        self.on_state = on_state
         self.reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
 
@@ -97,13 +102,15 @@ class Kernel(LoggingConfigurable):
         content: Mapping[str, Any],
         metadata: Mapping[str, Any] | None = None,
         on_output: Listener | None = None,
+        on_state: Listener | None = None,
+        buffers: Sequence[bytes] = (),
     ) -> Request:
         """Send a request on ``shell`` or ``control``. Its reply fails with `KernelDied` when the kernel ends.
 
         Raises `Unavailable` when the kernel takes no more. Whoever sends must `forget` the request in the end.
         """
-        msg_id, frames = self._encoder.encode(msg_type, content, metadata)
-        request = self._requests[msg_id] = Request(msg_id, on_output)
+        msg_id, frames = self._encoder.encode(msg_type, content, metadata, buffers)
+        request = self._requests[msg_id] = Request(msg_id, on_output, on_state)
         if not self.alive:
             self._fail(request)
             return request
@@ -164,6 +171,11 @@ class Kernel(LoggingConfigurable):
             return False
         return True
 
+    def note(self, data: Mapping[str, Any]) -> None:
+        """Leave a note for a server that takes the kernel over when this one was killed."""
+        if self.alive and self.provisioner.folder is not None:
+            self.provisioner.folder.write_note(data)
+
     async def close(self) -> None:
         """End the kernel and remove its container and its folder. Requests under way fail."""
         self._closed = True
@@ -196,7 +208,12 @@ class Kernel(LoggingConfigurable):
     def _on_reply(self, frames: list[bytes]) -> None:
         message = self._read(frames)
         request = self._requests.get(message.parent_id) if message is not None else None
-        if message is not None and request is not None and not request.reply.done():
+        if message is None or request is None:
+            return
+        if message.msg_type == STATE_MESSAGE:
+            if request.on_state is not None:
+                request.on_state(message)
+        elif not request.reply.done():
             request.reply.set_result(message)
 
     def _read(self, frames: list[bytes]) -> Message | None:

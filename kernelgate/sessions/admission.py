@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TypeVar
 
 from traitlets import Int
 from traitlets.config import LoggingConfigurable
 
 from kernelgate.auth import Owner
 from kernelgate.errors import RateLimited, ShuttingDown
+
+T = TypeVar("T")
 
 
 class Admission(LoggingConfigurable):
@@ -66,6 +69,17 @@ class Admission(LoggingConfigurable):
         return RateLimited(
             f"{reason}: try again later", retry_after_seconds=max(1, self.queued // self.max_concurrent)
         )
+
+    @asynccontextmanager
+    async def session_turn(self, lease: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+        """Enter ``lease``, within the time that an execution may wait. Raises `RateLimited`."""
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(self.queue_timeout):
+                    session = await held.enter_async_context(lease)
+            except TimeoutError:
+                raise self.refusal("other executions of the session have not ended") from None
+            yield session
 
     async def _enter(self, owner: Owner) -> None:
         if self._closed:

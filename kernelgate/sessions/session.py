@@ -6,44 +6,52 @@ import asyncio
 import secrets
 import string
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import Any
 
 from traitlets import Int
 from traitlets.config import LoggingConfigurable
 
 from kernelgate.auth import Owner
-from kernelgate.errors import GateError, SessionNotFound
+from kernelgate.errors import GateError, SessionNotFound, StateRefused
 from kernelgate.kernel.background import Background
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.pool import KernelPool
-from kernelgate.languages import Language
+from kernelgate.kernel.restore import Restored, RestoreFailed
+from kernelgate.languages import Language, find_language
+from kernelgate.sessions.record import Record
+from kernelgate.sessions.state import EMPTY, State
+from kernelgate.sessions.vault import Held, Vault
 
 ALPHABET = string.ascii_letters + string.digits
 SWEEP_SECONDS = 1.0
+HOLD_SECONDS = 20.0
+"""How long what is not an execution waits for another server that uses the session."""
 
 
 class Session:
-    """One session. Its kernel is used by one execution at a time; the others wait in order."""
+    """One session as this server knows it. One execution at a time uses it; the others wait in order."""
 
     def __init__(self, owner: Owner, session_id: str, language: Language) -> None:
         self.owner = owner
         self.id = session_id
+        self.key = Vault.key(owner, session_id)
         self.language = language
+        self.record = Record.new(owner, session_id, language.id)
+        self.stored = False
+        """Whether the record was ever stored, or read from the store."""
         self.kernel: Kernel | None = None
-        self.created = datetime.now(UTC)
-        self.last_used = datetime.now(UTC)
+        self.has = EMPTY
+        """What of the kernel's state is stored."""
         self.used_at = time.monotonic()
-        self.executions = 0
         self.turn = asyncio.Lock()
         self.users = 0
         """Executions that run or wait."""
         self.deleted = False
 
     def touch(self) -> None:
-        self.last_used = datetime.now(UTC)
         self.used_at = time.monotonic()
 
     @property
@@ -55,15 +63,19 @@ class Session:
 
     def describe(self) -> dict[str, Any]:
         """Return the session as the API shows it; times in ISO 8601."""
-        return {
-            "session_id": self.id,
-            "lang": self.language.id,
-            "state": self.state,
-            "created": self.created.isoformat(),
-            "last_used": self.last_used.isoformat(),
-            "executions": self.executions,
-            "user_id": self.owner.user or None,
-        }
+        return {**self.record.describe(), "state": self.state}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A kernel that is in its session's state, and how it came to be."""
+
+    kernel: Kernel
+    status: str
+    """``reused``: it was the session's already. ``restored``: it was given the state. ``new``: there was none."""
+    restored: Restored = field(default_factory=lambda: Restored(0, []))
+    problem: str = ""
+    """Why the session does not go on from its state."""
 
 
 class Sessions(LoggingConfigurable):
@@ -71,9 +83,6 @@ class Sessions(LoggingConfigurable):
 
     id_length = Int(32, min=16, max=128, help="Characters of a session id that the server makes.").tag(
         config=True, env="SESSION_ID_LENGTH", group="Sessions"
-    )
-    ttl_hours = Int(24, min=1, help="Hours after its last use until a session is forgotten.").tag(
-        config=True, env="SESSION_TTL_HOURS", group="Sessions"
     )
     kernel_idle_seconds = Int(
         300,
@@ -86,9 +95,11 @@ class Sessions(LoggingConfigurable):
         help="Kernels that sessions may have at once. The one that idled longest gives way to a new one.",
     ).tag(config=True, env="MAX_LIVE_KERNELS", group="Sessions")
 
-    def __init__(self, pools: dict[str, KernelPool], **kwargs: Any) -> None:
+    def __init__(self, pools: dict[str, KernelPool], vault: Vault, state: State, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._pools = pools
+        self._vault = vault
+        self._state = state
         self._sessions: dict[tuple[Owner, str], Session] = {}
         self._background = Background(self.log, "background work on sessions")
         self._live = 0
@@ -96,27 +107,44 @@ class Sessions(LoggingConfigurable):
 
     # ---- for the API
 
-    def get(self, owner: Owner, session_id: str) -> Session:
-        """Return the owner's session. Raises `SessionNotFound`."""
-        session = self._sessions.get((owner, session_id))
-        if session is None:
-            raise SessionNotFound(f"there is no session {session_id!r}")
-        return session
+    def find(self, owner: Owner, session_id: str) -> Session | None:
+        """Return the session as this server knows it, if it does."""
+        return self._sessions.get((owner, session_id))
 
-    def list(self, owner: Owner) -> list[Session]:
-        """Return the owner's sessions, the last used first."""
-        own = [session for session in self._sessions.values() if session.owner == owner]
-        return sorted(own, key=lambda session: session.used_at, reverse=True)
+    async def get(self, owner: Owner, session_id: str) -> dict[str, Any]:
+        """Return what the API shows of a session. Raises `SessionNotFound`, `StoreError`."""
+        session = self.find(owner, session_id)
+        if session is not None and (session.users or not session.stored):
+            return session.describe()
+        record = await self._vault.load(Vault.key(owner, session_id))
+        if record is None:
+            raise SessionNotFound(f"there is no session {session_id!r}")
+        return {**record.describe(), "state": session.state if session is not None else "dormant"}
+
+    async def list(self, owner: Owner) -> list[dict[str, Any]]:
+        """Return what the API shows of the owner's sessions, the last used first. Raises `StoreError`."""
+        shown = {
+            each["session_id"]: {**each, "state": "dormant"} for each in await self._vault.descriptions(owner)
+        }
+        for session in self._sessions.values():
+            if session.owner == owner and (session.id in shown or session.users or not session.stored):
+                shown[session.id] = session.describe()
+        return sorted(shown.values(), key=lambda each: str(each["last_used"]), reverse=True)
 
     async def delete(self, owner: Owner, session_id: str) -> None:
-        """End the session and its kernel, even while it runs code. Raises `SessionNotFound`."""
-        session = self.get(owner, session_id)
-        self._forget(session)
-        await self.drop_kernel(session)
+        """End the session and its kernel, even while it runs code. Raises `SessionNotFound`, `StoreError`."""
+        session = self.find(owner, session_id)
+        async with self._vault.hold(Vault.key(owner, session_id), wait=HOLD_SECONDS) as held:
+            if held.record is None and not held.refused and session is None:
+                raise SessionNotFound(f"there is no session {session_id!r}")
+            await self._vault.remove(held.lease, held.record, owner)
+        if session is not None:
+            self._forget(session)
+            await self.drop_kernel(session)
 
     @asynccontextmanager
     async def lease(self, owner: Owner, session_id: str, language: Language) -> AsyncIterator[Session]:
-        """Hold a session, a new one if the owner has none with that id; an empty id asks for a new one.
+        """Hold a session on this server, a new one if the owner has none with that id; empty asks for a new one.
 
         One at a time holds a session; others get it in the order in which they came.
         """
@@ -133,10 +161,52 @@ class Sessions(LoggingConfigurable):
                 session.touch()
                 self._after_use(session)
 
-    async def kernel(self, session: Session) -> tuple[Kernel, bool]:
-        """Return the session's kernel and whether it had it already. Raises `KernelStartError`, `EngineError`."""
+    @asynccontextmanager
+    async def hold(self, session: Session, wait: float = 0.0, is_new: bool = False) -> AsyncIterator[Held]:
+        """Hold a leased session against other servers too, and bring it up to date with the store.
+
+        Its kernel is dropped when the session went on elsewhere. Raises `SessionInUse`, `StoreError`.
+        """
+        async with self._vault.hold(session.key, wait, is_new) as held:
+            await self._catch_up(session, held)
+            yield held
+
+    async def _catch_up(self, session: Session, held: Held) -> None:
+        record = held.record
+        if record is None and session.stored:  # it was deleted or has expired
+            record = Record.new(session.owner, session.id, session.language.id)
+            session.stored = False
+            await self.drop_kernel(session)
+        elif record is not None:
+            if session.kernel is not None and (
+                session.has.tag != record.tag or session.record.created != record.created
+            ):
+                await self.drop_kernel(session)
+            session.stored = True
+        session.record = record or session.record
+
+    async def kernel(self, session: Session, refused: str = "") -> Ready:
+        """Return a kernel in the session's state. Raises `KernelStartError`, `EngineError`, `StoreError`.
+
+        A state that cannot be restored is told of in the result; the session then begins anew. ``refused`` says
+        why that is so already.
+        """
         if session.kernel is not None and session.kernel.alive:
-            return session.kernel, True
+            return Ready(session.kernel, "reused")
+        kernel = await self._new_kernel(session)
+        try:
+            session.has, restored = await self._state.restore(kernel, session.record)
+        except StateRefused as error:
+            return Ready(kernel, "new", problem=str(error))
+        except RestoreFailed as error:
+            await self.drop_kernel(session)
+            return Ready(await self._new_kernel(session), "new", problem=str(error))
+        except BaseException:
+            await asyncio.shield(self.drop_kernel(session))
+            raise
+        return Ready(kernel, "restored" if session.has.tag else "new", restored, problem=refused)
+
+    async def _new_kernel(self, session: Session) -> Kernel:
         await self.drop_kernel(session)
         self._live += 1  # reserved before the first await, so that many at once keep the bound
         try:
@@ -148,11 +218,12 @@ class Sessions(LoggingConfigurable):
         if session.deleted:
             await self.drop_kernel(session)
             raise SessionNotFound(f"session {session.id!r} was deleted")
-        return session.kernel, False
+        return session.kernel
 
     async def drop_kernel(self, session: Session) -> None:
         """End the session's kernel, if it has one."""
         kernel, session.kernel = session.kernel, None
+        session.has = EMPTY
         if kernel is None:
             return
         self._live -= 1
@@ -160,6 +231,50 @@ class Sessions(LoggingConfigurable):
             await kernel.close()
         except GateError as error:
             self.log.warning("kernel %s could not be removed: %s", kernel.id, error)
+
+    @asynccontextmanager
+    async def existing(self, owner: Owner, session_id: str) -> AsyncIterator[tuple[Session, Held]]:
+        """Lease and hold a session that exists. Raises `SessionNotFound`, `SessionInUse`, `StoreError`."""
+        record = await self._vault.load(Vault.key(owner, session_id))
+        language = find_language(record.language) if record is not None else None
+        if language is None:
+            raise SessionNotFound(f"there is no session {session_id!r}")
+        async with self.lease(owner, session_id, language) as session, self.hold(session, HOLD_SECONDS) as held:
+            if held.record is None:
+                raise SessionNotFound(f"there is no session {session_id!r}")
+            yield session, held
+
+    async def adopt(self, kernel: Kernel, note: Mapping[str, Any]) -> bool:
+        """Give a kernel of a dead server back to its session; False when the session has gone on without it.
+
+        ``note`` is what `mark` wrote. Raises `StoreError`, `StateRefused`.
+        """
+        session = Session(Owner(note["owner"], note["user"]), note["id"], kernel.language)
+        record = await self._vault.load(session.key)
+        if record is None or (record.tag, record.created) != (note["tag"], note["created"]):
+            return False
+        session.has = await self._state.known(record)
+        session.record, session.stored, session.kernel = record, True, kernel
+        self._sessions[(session.owner, session.id)] = session
+        self._live += 1
+        return True
+
+    def mark(self, session: Session, busy: bool) -> None:
+        """Note beside the kernel's sockets whose it is and what it has, for `adopt` of a later server."""
+        if session.kernel is not None:
+            session.kernel.note(
+                {
+                    "owner": session.owner.key,
+                    "user": session.owner.user,
+                    "id": session.id,
+                    "tag": session.has.tag,
+                    "created": session.record.created,
+                    "busy": busy,
+                }
+            )
+
+    def new_id(self) -> str:
+        return "".join(secrets.choice(ALPHABET) for _ in range(self.id_length))
 
     def health(self) -> dict[str, int]:
         return {"sessions": len(self._sessions), "kernels": self._live}
@@ -187,7 +302,7 @@ class Sessions(LoggingConfigurable):
                 if session.users:
                     continue
                 idle = now - session.used_at
-                if idle > self.ttl_hours * 3600:
+                if idle > self._state.session_seconds:
                     self._forget(session)
                 if session.kernel and (
                     not session.kernel.alive or session.deleted or idle > self.kernel_idle_seconds
@@ -200,7 +315,7 @@ class Sessions(LoggingConfigurable):
             await self.drop_kernel(session)
 
     def _find_or_make(self, owner: Owner, session_id: str, language: Language) -> Session:
-        session_id = session_id or "".join(secrets.choice(ALPHABET) for _ in range(self.id_length))
+        session_id = session_id or self.new_id()
         key = (owner, session_id)
         session = self._sessions.get(key)
         if session is None:

@@ -1,0 +1,76 @@
+"""Giving a fresh kernel the state that another one had."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kernelgate.errors import KernelDied
+from kernelgate.kernel.hub import Kernel
+from kernelgate.kernel.messages import BadMessage
+from kernelgate.kernel.snapshot import digests, read_lost
+
+CHUNKS_PER_MESSAGE = 4
+RESTORE = "kernelgate_restore_request"
+
+
+class RestoreFailed(Exception):
+    """The kernel did not take the state; ``str(error)`` says why. It must not be used any more."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What came of it: how many variables are there, and which could not be loaded."""
+
+    names: int
+    lost: list[dict[str, Any]]
+
+
+async def restore(
+    kernel: Kernel, layout: Mapping[str, Any], chunks: Mapping[str, bytes], tag: str, seconds: float
+) -> Restored:
+    """Send ``layout`` and its chunks to a fresh kernel and wait until it has loaded them. Raises `RestoreFailed`.
+
+    ``chunks`` holds every chunk that the layout refers to. A kernel that fails must not be used any more.
+    """
+    names = sorted(digests(layout))
+    numbers = {name: number for number, name in enumerate(names)}
+    for start in range(0, len(names), CHUNKS_PER_MESSAGE):
+        part = [chunks[name] for name in names[start : start + CHUNKS_PER_MESSAGE]]
+        kernel.forget(kernel.send("shell", RESTORE, {"last": False}, buffers=part))
+        await asyncio.sleep(0)  # others get their turn between the parts
+    content = {
+        "last": True,
+        "layout": _numbered(layout, numbers),
+        "seconds": seconds,
+        "tag": tag,
+        "digests": names,
+    }
+    try:
+        return _outcome(await kernel.ask("shell", RESTORE, content, seconds + 2.0))
+    except TimeoutError:
+        raise RestoreFailed(f"it was not loaded within {seconds:g} s") from None
+    except KernelDied:
+        raise RestoreFailed("the kernel ended while it loaded the state") from None
+    except BadMessage as error:
+        raise RestoreFailed(f"the kernel's answer is not well-formed: {error}") from None
+
+
+def _outcome(reply: dict[str, Any]) -> Restored:
+    if reply.get("status") != "ok":
+        reason = reply.get("reason")
+        raise RestoreFailed(reason[:400] if isinstance(reason, str) else "the kernel gave no reason")
+    names = reply.get("restored")
+    return Restored(names if isinstance(names, int) else 0, read_lost(reply))
+
+
+def _numbered(layout: Mapping[str, Any], numbers: Mapping[str, int]) -> dict[str, Any]:
+    """Return the layout with numbers in the place of digests."""
+    files = [
+        {**entry, "chunks": [numbers[name] for name in entry["chunks"]]} if "chunks" in entry else entry
+        for entry in layout["files"]
+    ]
+    streams = [[numbers[name] for name in stream] for stream in layout["streams"]]
+    return {**layout, "streams": streams, "files": files}

@@ -1,0 +1,236 @@
+"""What is remembered of a session: its executions, the versions of its state, and where they are stored. Pure.
+
+A record is small and changes with each execution; what it points to (code and outputs, manifests, chunks) lies in
+blobs that never change. Versions are numbered from 1; version 0 is the empty session. An execution leads from its
+``base`` to its ``version``, which are the same when nothing of it was saved.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from kernelgate.auth import Owner
+from kernelgate.errors import Conflict, StateRefused
+
+RECORD_FORMAT = 1
+SLACK = 1.2
+"""How far history grows over its bounds before it is cut back to them: to cut is more work than to add."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One execution. ``blob`` names its code and outputs; ``started`` in ISO 8601."""
+
+    number: int
+    base: int
+    version: int
+    started: str
+    status: str
+    blob: str
+    undone: bool = False
+
+
+@dataclass(frozen=True)
+class Version:
+    """One state. ``manifest`` names its layout; ``tag`` is what the kernel calls it; ``size`` in new bytes."""
+
+    manifest: str
+    tag: str
+    size: int
+
+
+@dataclass
+class Record:
+    """A session as it is stored. Times in ISO 8601, ``touched`` in UNIX seconds."""
+
+    id: str
+    owner: str
+    user: str
+    language: str
+    created: str
+    used: str
+    space: str
+    """Where this session's own blobs are; nobody else's are there."""
+    executions: int = 0
+    version: int = 0
+    """The version that the session is in."""
+    last_version: int = 0
+    """The highest version there was."""
+    touched: float = 0.0
+    """When the life of all blobs was last prolonged."""
+    entries: list[Entry] = field(default_factory=list)
+    versions: dict[int, Version] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, owner: Owner, session_id: str, language: str) -> Record:
+        """Return the record of a session that begins now."""
+        return cls(session_id, owner.key, owner.user, language, created=now(), used=now(), space=new_space())
+
+    @property
+    def tag(self) -> str:
+        """What a kernel calls the version that the session is in; empty for the empty one."""
+        return self.versions[self.version].tag if self.version in self.versions else ""
+
+    @property
+    def current(self) -> Version | None:
+        """The version that the session is in; None for the empty one."""
+        return self.versions.get(self.version)
+
+    @property
+    def manifests(self) -> set[str]:
+        """The blobs that say what the versions consist of."""
+        return {version.manifest for version in self.versions.values()}
+
+    def own(self, names: Iterable[str]) -> set[str]:
+        """Return those of the blobs that no other session can refer to."""
+        prefix = blob_name(self.space, "")
+        return {name for name in names if name.startswith(prefix)}
+
+    def describe(self) -> Json:
+        """Return the session as the API shows it, whether it runs or not."""
+        return {
+            "session_id": self.id,
+            "lang": self.language,
+            "created": self.created,
+            "last_used": self.used,
+            "executions": self.executions,
+            "version": self.version,
+            "user_id": self.user or None,
+        }
+
+    def to_bytes(self) -> bytes:
+        entries = [vars(entry) for entry in self.entries]
+        versions = {number: vars(version) for number, version in self.versions.items()}
+        value = {"format": RECORD_FORMAT, **vars(self), "entries": entries, "versions": versions}
+        return json.dumps(value, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Record:
+        """Read a record. Raises `StateRefused` for one of another format."""
+        value = json.loads(data)
+        if value.pop("format", None) != RECORD_FORMAT:
+            raise StateRefused("the session was stored by another version of kernelgate")
+        record = cls(**{each.name: value[each.name] for each in fields(cls)})
+        record.entries = [Entry(**entry) for entry in value["entries"]]
+        record.versions = {int(number): Version(**version) for number, version in value["versions"].items()}
+        return record
+
+    def add(self, entry: Entry, version: Version | None) -> None:
+        """Add an execution and, if there is one, the version that it led to."""
+        self.entries.append(entry)
+        if version is not None:
+            self.last_version = entry.version
+            self.versions[entry.version] = version
+            self.version = entry.version
+
+    def restorable(self, version: int) -> bool:
+        """Whether the session can go back to ``version``."""
+        return version == 0 or version in self.versions
+
+    def undo(self, steps: int) -> list[int]:
+        """Go back to before the last ``steps`` executions; returns their numbers. Raises `Conflict`."""
+        done = [index for index, entry in enumerate(self.entries) if not entry.undone][-steps:]
+        if len(done) < steps:
+            raise Conflict(f"{steps} executions cannot be undone: there are {len(done)}")
+        target = self.entries[done[0]].base
+        if not self.restorable(target):
+            raise Conflict(f"version {target} is no longer kept")
+        for index in done:
+            self.entries[index] = replace(self.entries[index], undone=True)
+        self.version = target
+        return [self.entries[index].number for index in done]
+
+    def fork(self, new_id: str, at: int) -> Record:
+        """Return a new session that is in version ``at`` of this one. Its blobs are shared until they change."""
+        entries = self._way_to(at)
+        versions = {0, at} | {entry.base for entry in entries} | {entry.version for entry in entries}
+        copy = replace(
+            self, id=new_id, space=new_space(), created=now(), used=now(), version=at, entries=entries, touched=0.0
+        )
+        copy.versions = {number: each for number, each in self.versions.items() if number in versions}
+        copy.executions = max((entry.number for entry in entries), default=0)
+        return copy
+
+    def _way_to(self, version: int) -> list[Entry]:
+        """Return the executions that led to ``version``, in order."""
+        way = []
+        for entry in reversed(self.entries):
+            if entry.version == version:
+                way.append(replace(entry, undone=entry.undone and entry.base == entry.version))
+                version = entry.base
+        return way[::-1]
+
+    def leave_space(self) -> None:
+        """Put new blobs elsewhere from now on, because others refer to those that are there."""
+        self.space = new_space()
+
+    def trim(self, max_entries: int, max_bytes: int) -> Trimmed:
+        """Forget the oldest executions and versions, once there are a fifth more than the bounds allow."""
+        entries: list[Entry] = []
+        if len(self.entries) > max_entries * SLACK:
+            entries, self.entries = self.entries[:-max_entries], self.entries[-max_entries:]
+        needed = (
+            {self.version} | {entry.version for entry in self.entries} | {entry.base for entry in self.entries}
+        )
+        gone = [number for number in self.versions if number not in needed]
+        total = sum(self.versions[number].size for number in self.versions if number not in gone)
+        if total > max_bytes * SLACK:
+            for number in sorted(set(self.versions) - {self.version, *gone}):
+                if total > max_bytes:
+                    gone.append(number)
+                    total -= self.versions[number].size
+        return Trimmed(entries, [self.versions.pop(number) for number in gone])
+
+    def copy(self) -> Record:
+        """Return a record that can be changed while this one stays as it is."""
+        return replace(self, entries=list(self.entries), versions=dict(self.versions))
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """What a record no longer leads to."""
+
+    entries: list[Entry]
+    versions: list[Version]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def new_space() -> str:
+    return secrets.token_hex(8)
+
+
+def blob_name(space: str, digest: str) -> str:
+    """Return the name under which a chunk is stored."""
+    return f"b/{space}/{digest}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A stored layout: ``names`` gives the blob of each of its digests."""
+
+    layout: Json
+    names: Mapping[str, str]
+
+    def to_bytes(self) -> bytes:
+        value = {"layout": self.layout, "names": self.names}
+        return json.dumps(value, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        value = json.loads(data)
+        return cls(value["layout"], value["names"])
+
+
+def digest_of(blob: str) -> str:
+    """Return the digest that a blob's name ends with."""
+    return blob.rpartition("/")[2]

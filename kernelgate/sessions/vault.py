@@ -1,0 +1,316 @@
+"""The vault: what is stored of sessions, hot and cold. The only door from sessions to the stores."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from logging import Logger
+from typing import Any
+
+from kernelgate.auth import Owner
+from kernelgate.errors import SessionInUse, StateRefused, StoreError
+from kernelgate.kernel.background import Background
+from kernelgate.sessions.archive import Archive
+from kernelgate.sessions.record import Manifest, Record, Version
+from kernelgate.sessions.seal import Seal, check
+from kernelgate.stores.store import Commit, Lease, SessionStore
+
+LEASE_SECONDS = 15.0
+RENEW_SECONDS = 5.0
+POLL_FIRST, POLL_MOST = 0.02, 0.25
+
+INLINE_BYTES = 256 << 10
+"""Up to so many bytes are checked on the loop; more go to a thread."""
+
+BLOB_SLACK = 1.25
+"""How much longer blobs are kept than they have to be, so that their life need not be prolonged each time."""
+
+TOUCH_SHARE = 8
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """Seconds for which things are kept after a session's last use. ``archive`` is 0 when nothing is archived."""
+
+    record: float
+    state: float
+    archive: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an execution adds to a session's blobs and takes from them."""
+
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    manifest: Manifest | None = None
+    """What the version that the session is in now consists of, if that is new."""
+    drop: Collection[str] = ()
+
+
+@dataclass
+class Held:
+    """A session that nobody else may change now. ``refused`` says why its record could not be read."""
+
+    lease: Lease
+    record: Record | None
+    refused: str = ""
+
+
+class Vault:
+    """Stores sealed records and content-addressed blobs; brings archived sessions back when they are asked for."""
+
+    def __init__(
+        self, hot: SessionStore, archive: Archive | None, seal: Seal, holder: str, life: Lifetimes, log: Logger
+    ) -> None:
+        self.hot = hot
+        self._archive = archive
+        self._seal = seal
+        self._holder = holder
+        self._life = life
+        self._background = Background(log, "prolonging a lease")
+        self.dead_holders: set[str] = set()
+        """Holders of leases that are known to have ended without giving them back."""
+
+    @staticmethod
+    def key(owner: Owner, session_id: str) -> str:
+        """Return the name of a session in the stores."""
+        return hashlib.sha256("\0".join((owner.key, owner.user, session_id)).encode()).hexdigest()[:40]
+
+    # ---- one at a time
+
+    @asynccontextmanager
+    async def hold(self, key: str, wait: float = 0.0, is_new: bool = False) -> AsyncIterator[Held]:
+        """Hold a session; ``is_new`` says that it cannot be archived. Raises `SessionInUse`, `StoreError`."""
+        lease = await self._acquire(key, wait)
+        stop_renewing = self._renew(lease)
+        try:
+            yield await self._read(key, lease, is_new)
+        finally:
+            stop_renewing()
+            await asyncio.shield(self._release(lease))
+
+    async def _acquire(self, key: str, wait: float) -> Lease:
+        deadline, pause = time.monotonic() + wait, POLL_FIRST
+        while True:
+            lease = await self.hot.acquire(key, self._holder, LEASE_SECONDS, self.dead_holders)
+            if lease is not None:
+                return lease
+            if time.monotonic() > deadline:
+                raise SessionInUse("another server uses the session: try again later")
+            await asyncio.sleep(pause)
+            pause = min(POLL_MOST, pause * 2)
+
+    def _renew(self, lease: Lease) -> Callable[[], None]:
+        """Prolong the lease every now and then until what is returned is called."""
+        loop = asyncio.get_running_loop()
+        timer: list[asyncio.TimerHandle] = []
+
+        async def renew() -> None:
+            try:
+                await self.hot.renew(lease, LEASE_SECONDS)
+            except StoreError:
+                return  # the commit will tell
+
+        def again() -> None:
+            self._background.spawn(renew())
+            timer[:] = [loop.call_later(RENEW_SECONDS, again)]
+
+        timer.append(loop.call_later(RENEW_SECONDS, again))
+        return lambda: timer[0].cancel()
+
+    async def _release(self, lease: Lease) -> None:
+        try:
+            await self.hot.release(lease)
+        except StoreError:
+            return  # it runs out
+
+    async def _read(self, key: str, lease: Lease, is_new: bool) -> Held:
+        try:
+            if lease.head is not None:
+                return Held(lease, self._open(key, lease.head))
+            if self._archive is None or is_new:
+                return Held(lease, None)
+            return Held(lease, await self._bring_back(key, lease, self._archive))
+        except StateRefused as error:
+            return Held(lease, None, refused=str(error))
+
+    # ---- records
+
+    async def load(self, key: str) -> Record | None:
+        """Return a session's record as it is now, without holding it. Raises `StoreError`, `StateRefused`."""
+        head = await self.hot.head(key)
+        if head is None and self._archive is not None:
+            head = await self._archive.head(key)
+        return None if head is None else self._open(key, head)
+
+    async def descriptions(self, owner: Owner) -> list[dict[str, Any]]:
+        """Return what the API shows of each of an owner's sessions. Those whose seal is broken are left out."""
+        shown = []
+        for key, info in (await self.hot.sessions(owner_name(owner))).items():
+            try:
+                shown.append(json.loads(self._seal.open(key, info)))
+            except StateRefused:
+                continue
+        return shown
+
+    async def commit(self, lease: Lease, record: Record, change: Change) -> None:
+        """Store a record and what is new in it. Raises `StoreError`, `LeaseLost`, `BlobsMissing`."""
+        now = time.time()
+        keep = set(change.manifest.names.values()) if change.manifest is not None else set()
+        if now - record.touched > self._life.state / TOUCH_SHARE:
+            keep |= await self.names(_without_new(record, change))
+            record.touched = now
+        await self._put_head(lease, record, change, keep - set(change.blobs))
+
+    async def _put_head(self, lease: Lease, record: Record, change: Change, keep: Collection[str]) -> None:
+        info = json.dumps(record.describe(), separators=(",", ":")).encode()
+        await self.hot.commit(
+            lease,
+            Commit(
+                key=lease.key,
+                owner=owner_name(Owner(record.owner, record.user)),
+                head=self._seal.close(lease.key, record.to_bytes()),
+                info=self._seal.close(lease.key, info),
+                blobs=change.blobs,
+                keep=keep,
+                drop=change.drop,
+                ttl=self._life.record,
+                blob_ttl=self._life.state * BLOB_SLACK,
+                index_ttl=self._life.record + self._life.archive,
+                used_at=time.time(),
+            ),
+        )
+
+    async def remove(self, lease: Lease, record: Record | None, owner: Owner) -> None:
+        """Remove a session from all tiers. Blobs that others may refer to expire in time."""
+        try:
+            drop = record.own(await self.names(record)) if record is not None else set()
+        except StateRefused:
+            drop = set()  # what is left of a damaged session expires
+        await self.hot.remove(lease, owner_name(owner), drop)
+        if self._archive is not None:
+            await self._archive.remove(lease.key)
+
+    def _open(self, key: str, head: bytes) -> Record:
+        return Record.from_bytes(self._seal.open(key, head))
+
+    # ---- blobs
+
+    async def blobs(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Return blobs by their names, checked. Raises `StateRefused` when one is gone or damaged."""
+        wanted = set(names)
+        found = await self.hot.get(wanted)
+        if len(found) < len(wanted):
+            raise StateRefused("parts of the stored state have expired or were removed")
+        if sum(map(len, found.values())) <= INLINE_BYTES:
+            check(found)
+        else:
+            await asyncio.get_running_loop().run_in_executor(None, check, found)
+        return found
+
+    async def manifest(self, version: Version) -> Manifest:
+        """Return what a version consists of. Raises `StateRefused`, `StoreError`."""
+        return Manifest.from_bytes((await self.blobs([version.manifest]))[version.manifest])
+
+    async def names(self, record: Record) -> set[str]:
+        """Return the names of all blobs that a stored record leads to."""
+        names = {entry.blob for entry in record.entries} | record.manifests
+        return names | await self._names_in(record.manifests)
+
+    async def _names_in(self, manifests: Collection[str]) -> set[str]:
+        """Return the names of the blobs that manifests refer to."""
+        return names_in((await self.blobs(manifests)).values())
+
+    async def unused(self, record: Record, gone: Collection[Version], change: Change) -> set[str]:
+        """Return the blobs that only versions which are ``gone`` from the record needed, and nobody else has.
+
+        ``change`` is what is about to be stored with the record.
+        """
+        if not gone:
+            return set()
+        manifests = {version.manifest for version in gone}
+        names = manifests | await self._names_in(manifests)
+        new = set(change.manifest.names.values()) if change.manifest is not None else set()
+        return record.own(names) - new - set(change.blobs) - await self.names(_without_new(record, change))
+
+    # ---- the archive
+
+    @property
+    def has_archive(self) -> bool:
+        return self._archive is not None
+
+    @asynccontextmanager
+    async def alone(self, lock: str, seconds: float) -> AsyncIterator[bool]:
+        """Tell whether this server, for at most ``seconds``, is the only one that is told so."""
+        alone = await self.hot.lock(lock, self._holder, seconds)
+        try:
+            yield alone
+        finally:
+            if alone:
+                await asyncio.shield(self.hot.unlock(lock, self._holder))
+
+    async def expire_archived(self, seconds: float) -> int:
+        """Remove the sessions that were archived longer than ``seconds`` ago; returns how many."""
+        return 0 if self._archive is None else await self._archive.expire(seconds)
+
+    async def archive(self, key: str) -> bool:
+        """Move a session that nobody uses to the archive; returns whether that was done."""
+        assert self._archive is not None, "there is no archive"
+        lease = await self.hot.acquire(key, f"{self._holder}/archiver", LEASE_SECONDS, self.dead_holders)
+        if lease is None:
+            return False
+        stop_renewing = self._renew(lease)
+        try:
+            if lease.head is None:
+                return False
+            record = self._open(key, lease.head)
+            names = await self.names(record)
+            await self._archive.write(key, lease.head, names, self.blobs)
+            await self.hot.evict(lease, record.own(names))
+        finally:
+            stop_renewing()
+            await asyncio.shield(self._release(lease))
+        return True
+
+    async def _bring_back(self, key: str, lease: Lease, archive: Archive) -> Record | None:
+        """Move a session from the archive to the hot tier, if it is there."""
+        head = await archive.head(key)
+        if head is None:
+            return None
+        record = self._open(key, head)
+        manifests = {}
+        async for blobs in archive.read(key, record.manifests):
+            manifests.update(blobs)
+        check(manifests)
+        names = {entry.blob for entry in record.entries} | record.manifests | names_in(manifests.values())
+        there: set[str] = set()
+        async for blobs in archive.read(key, names):
+            await self.hot.put(blobs, self._life.state * BLOB_SLACK)
+            there |= set(blobs)
+        await self._put_head(lease, record, Change(), there)
+        await archive.remove(key)
+        return record
+
+
+def owner_name(owner: Owner) -> str:
+    """Return the name of an owner in the stores."""
+    return hashlib.sha256(f"{owner.key}\0{owner.user}".encode()).hexdigest()[:40]
+
+
+def names_in(manifests: Iterable[bytes]) -> set[str]:
+    """Return the names of the blobs that manifests refer to."""
+    return {name for data in manifests for name in Manifest.from_bytes(data).names.values()}
+
+
+def _without_new(record: Record, change: Change) -> Record:
+    """Return the record without the blobs that are not stored yet."""
+    old = copy(record)
+    old.entries = [entry for entry in record.entries if entry.blob not in change.blobs]
+    old.versions = {n: each for n, each in record.versions.items() if each.manifest not in change.blobs}
+    return old
