@@ -152,7 +152,7 @@ class Server(LoggingConfigurable):
         state = State(self.vault, self.state_settings, WorkFolder(parent=self).limits)
         self.sessions = Sessions(self.pools, self.vault, state, parent=self)
         self.executor = Executor(self.sessions, state, self.admission, parent=self)
-        self.history = History(self.sessions, self.vault, self.admission)
+        self.history = History(self.sessions, self.vault, state, self.admission)
         self.variables = Variables(self.sessions, self.admission)
         self.health = Health(self.engine, self.pools, self.admission, self.sessions, self.stores)
 

@@ -4,8 +4,9 @@ A knob is a trait tagged with the variable that sets it::
 
     timeout = Int(60, min=1, help="Seconds that ...").tag(config=True, env="DOCKER_TIMEOUT", group="Docker")
 
-More tags that are read here: ``unit`` (a word for the documents), ``secret=True`` (the value is never shown)
-and ``insecure`` (takes the value; says in a sentence what is unsafe about it in production, or None).
+More tags that are read here: ``unit`` (a word for the documents), ``secret=True`` (the value is never shown),
+``insecure`` (takes the value; says in a sentence what is unsafe about it in production, or None) and
+``insecure_with`` (the same where that depends on other settings: takes the value and `Values.given`).
 
 What is loaded, checked, documented and exported comes from walking these tags, so the parts cannot disagree.
 Precedence: command line > environment > .env > jupyter_config.py > default. Nothing here reads or changes
@@ -333,7 +334,8 @@ def _expect_int(trait: Int[Any, Any]) -> str:
 
 @expected.register(Float)
 def _expect_float(trait: Float[Any, Any]) -> str:
-    return "a number" + _range(trait.min, trait.max)
+    low, high = (bound if bound is not None and math.isfinite(bound) else None for bound in (trait.min, trait.max))
+    return "a number" + _range(low, high)
 
 
 @expected.register(Enum)
@@ -486,13 +488,24 @@ def _settled(trait: Trait, value: Any, initial: Any) -> Any:
 # --- what is in force ----------------------------------------------------------------------------
 
 
-def effective_values(classes: Classes, config: Config) -> dict[Knob, Any]:
+class Values(dict[Knob, Any]):
+    """The value of each knob; ``given`` has, by variable, those that a configuration gives and no defaults."""
+
+    def __init__(self, values: Mapping[Knob, Any], given: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.given = given
+
+
+def effective_values(classes: Classes, config: Config) -> Values:
     """The value of each knob: what the config holds for the class or its bases, else the default.
 
     Sections within sections are not looked into. Raises `TraitError` or `ValueError` for what `check_config`
     reports.
     """
-    return {knob: _effective(_reader(classes, knob), knob, config) for knob in knobs(classes)}
+    readers = {knob: _reader(classes, knob) for knob in knobs(classes)}
+    values = {knob: _effective(reader, knob, config) for knob, reader in readers.items()}
+    given = {knob.env: values[knob] for knob, reader in readers.items() if _places(reader, knob, config)}
+    return Values(values, given)
 
 
 def _reader(classes: Classes, knob: Knob) -> type[Configurable]:
@@ -502,10 +515,14 @@ def _reader(classes: Classes, knob: Knob) -> type[Configurable]:
 
 def _effective(reader: type[Configurable], knob: Knob, config: Config) -> Any:
     value = knob.default
-    for section in reader.section_names():
-        if f"{section}.{knob.name}" in config:
-            value = _settled(knob.trait, config[section][knob.name], value)
+    for section in _places(reader, knob, config):
+        value = _settled(knob.trait, config[section][knob.name], value)
     return validated(knob.trait, value)
+
+
+def _places(reader: type[Configurable], knob: Knob, config: Config) -> list[str]:
+    """The sections that hold a value of the knob, the strongest last."""
+    return [section for section in reader.section_names() if f"{section}.{knob.name}" in config]
 
 
 def summary(values: Mapping[Knob, Any]) -> str:
@@ -530,14 +547,19 @@ def export(values: Mapping[Knob, Any]) -> dict[str, Any]:
 
 
 def security_findings(values: Mapping[Knob, Any]) -> list[str]:
-    """What the ``insecure`` tags say about these values, each sentence behind the variable's name."""
-    findings = []
-    for knob, value in values.items():
-        insecure = knob.trait.metadata.get("insecure")
-        sentence = insecure(value) if insecure else None
-        if sentence:
-            findings.append(f"{knob.env}: {sentence}")
-    return findings
+    """What the ``insecure`` tags say about these values, each sentence behind the variable's name.
+
+    All values count as given when they are no `Values`.
+    """
+    given = values.given if isinstance(values, Values) else {knob.env: value for knob, value in values.items()}
+    found = {knob.env: _unsafe(knob.trait, value, given) for knob, value in values.items()}
+    return [f"{env}: {sentence}" for env, sentence in found.items() if sentence]
+
+
+def _unsafe(trait: Trait, value: Any, given: Mapping[str, Any]) -> str | None:
+    alone, among = (trait.metadata.get(tag) for tag in ("insecure", "insecure_with"))
+    sentences = (alone(value) if alone else None, among(value, given) if among else None)
+    return next(filter(None, sentences), None)
 
 
 def _masked(knob: Knob, value: Any) -> Any:

@@ -20,9 +20,9 @@ def raised(ename: str, evalue: str = "") -> Folded:
 
 
 QUIET = Folded()
-OUT_OF_MEMORY = "Out of memory: the kernel was killed and its variables are lost"
+OUT_OF_MEMORY = "Out of memory: the kernel was killed"
 STOPPED = "Time limit exceeded: stopped after 1.5 s."
-KILLED = " The kernel did not react and was killed; its variables are lost"
+KILLED = " The kernel did not react and was killed"
 
 VERDICTS: dict[str, tuple[Folded, dict[str, Any] | None, Exit | None, bool, tuple[Status, int, str]]] = {
     "ok": (QUIET, OK, None, False, (Status.OK, 0, "")),
@@ -42,7 +42,7 @@ VERDICTS: dict[str, tuple[Folded, dict[str, Any] | None, Exit | None, bool, tupl
         None,
         Exit(3, True),
         False,
-        (Status.KILLED, 3, "The kernel ended with exit code 3 and its variables are lost"),
+        (Status.KILLED, 3, "The kernel ended with exit code 3"),
     ),
     "out of memory in a child": (
         raised("BrokenProcessPool"),
@@ -63,21 +63,21 @@ VERDICTS: dict[str, tuple[Folded, dict[str, Any] | None, Exit | None, bool, tupl
         None,
         Exit(9),
         False,
-        (Status.KILLED, 9, "The kernel ended with exit code 9 and its variables are lost"),
+        (Status.KILLED, 9, "The kernel ended with exit code 9"),
     ),
     "ended by itself": (
         QUIET,
         None,
         Exit(0),
         False,
-        (Status.KILLED, 0, "The kernel ended with exit code 0 and its variables are lost"),
+        (Status.KILLED, 0, "The kernel ended with exit code 0"),
     ),
     "removed": (
         QUIET,
         None,
         GONE,
         False,
-        (Status.KILLED, 137, "The kernel ended with exit code 137 and its variables are lost"),
+        (Status.KILLED, 137, "The kernel ended with exit code 137"),
     ),
     "ended after the reply": (QUIET, OK, Exit(0), False, (Status.OK, 0, "")),
     "ended after an error": (raised("ValueError"), FAILED, Exit(1), False, (Status.ERROR, 1, "")),

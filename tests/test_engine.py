@@ -68,7 +68,7 @@ class Containers:
 
     async def ends(self, container: str) -> Exit:
         """Wait until the container has ended."""
-        return await asyncio.wait_for(asyncio.wrap_future(self.engine.watch(container)), SOON)
+        return await asyncio.wait_for(asyncio.wrap_future(await self.engine.watch(container)), SOON)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_container_is_launched_changed_killed_and_removed(containers: Containe
     async def scenario() -> None:
         engine = containers.engine
         container = await containers.launch()
-        ended = engine.watch(container)
+        ended = await engine.watch(container)
         assert (await engine.state(container), ended.done()) == (None, False)
         assert [each["Id"] for each in await engine.containers(LABEL)] == [container]
         await engine.update(container, {"cpu_period": 100_000, "cpu_quota": 40_000, "cpu_shares": 256})
@@ -130,7 +130,7 @@ def test_what_is_gone_may_be_killed_and_removed_again(containers: Containers) ->
 def test_a_running_container_is_removed_and_its_end_is_told(containers: Containers) -> None:
     async def scenario() -> None:
         container = await containers.launch()
-        ended = containers.engine.watch(container)
+        ended = await containers.engine.watch(container)
         await containers.engine.remove(container)
         assert (await asyncio.wait_for(asyncio.wrap_future(ended), SOON)).code == 137
 
@@ -265,7 +265,7 @@ def test_an_engine_that_is_not_there_is_an_error_that_says_where(url: str) -> No
             with pytest.raises(EngineError, match=f"^no Docker engine answers at {url}: "):
                 asyncio.run(engine.version())
         with pytest.raises(EngineError, match=url):
-            engine.watch("a")
+            asyncio.run(engine.watch("a"))
 
 
 @forgetful
@@ -350,7 +350,7 @@ def test_an_end_is_told_even_when_it_came_while_the_engine_was_away(containers: 
         address = folder / "docker.sock"
         with unreachable(f"unix://{address}", timeout=5) as engine:
             with Proxy(address):
-                ended = [engine.watch(short), engine.watch(long)]
+                ended = [await engine.watch(short), await engine.watch(long)]
                 assert not any(future.done() for future in ended)
             await containers.ends(short)
             assert not any(future.done() for future in ended)
@@ -368,7 +368,7 @@ def test_closing_ends_the_threads_and_may_be_done_twice(containers: Containers) 
     async def scenario() -> None:
         engine = Engine()
         container = await containers.launch()
-        ended = engine.watch(container)
+        ended = await engine.watch(container)
         engine.close()
         engine.close()
         assert not ended.done()
@@ -384,7 +384,7 @@ def test_closing_ends_the_threads_and_may_be_done_twice(containers: Containers) 
 def test_an_end_is_set_once() -> None:
     async def scenario() -> None:
         engine = Engine()
-        future = engine.watch("kernelgate-never-there")
+        future = await engine.watch("kernelgate-never-there")
         assert future.result(SOON) == GONE
         complete(future, Exit(1))
         assert future.result() == GONE

@@ -156,12 +156,17 @@ class Engine(SingletonConfigurable):
         """Return what Docker says of itself: ``Version``, ``ApiVersion``, ``KernelVersion`` …"""
         return dict(await self.run(lambda api: api.version()))
 
-    def watch(self, container: str) -> Future[Exit]:
+    async def watch(self, container: str) -> Future[Exit]:
         """Return a future that is done when ``container``, which must have been started, has ended."""
-        if self._watcher is None:
-            self._watcher = ExitWatcher(self.api)
-            self._watcher.start()
-        return self._watcher.watch(container)
+
+        def watch(api: docker.APIClient) -> Future[Exit]:
+            with self._api_lock:
+                if self._watcher is None:
+                    self._watcher = ExitWatcher(api)
+                    self._watcher.start()
+            return self._watcher.watch(container)
+
+        return await self.run(watch)
 
     def close(self) -> None:
         """End the threads. Waits for calls under way."""

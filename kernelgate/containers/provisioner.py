@@ -162,7 +162,7 @@ class DockerProvisioner(KernelProvisionerBase):
     async def _start_container(self, cmd: list[str], folder: KernelFolder) -> None:
         body = container_body(self._sandbox(cmd, folder))
         self.container = await self.engine.launch(body, name=f"kernelgate-{self.kernel_id}")
-        self._ended = self.engine.watch(self.container)
+        self._ended = await self.engine.watch(self.container)
         await self._wait_for_sockets(folder)
         if not self._hold_limits:
             await self.apply_limits()
@@ -187,7 +187,7 @@ class DockerProvisioner(KernelProvisionerBase):
         self.container, folder = provisioner_info["container"], provisioner_info["folder"]
         self.folder = KernelFolder(Path(folder)) if folder is not None else None
         if self.container is not None:
-            self._ended = self.engine.watch(self.container)
+            self._ended = await self.engine.watch(self.container)
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
         return min(recommended, 2.0)

@@ -72,6 +72,8 @@ class Result:
     duration: float
     message: str = ""
     """For statuses other than ok and error: what happened, in a sentence."""
+    kernel_lost: bool = False
+    """Whether the kernel is dead, and with it what was not saved."""
     snapshot: Snapshot | None = None
     save_error: str = ""
     """Why there is no snapshot, though one was asked for; empty also when a failed cell was not to be saved."""
@@ -188,7 +190,12 @@ async def execute(kernel: Kernel, execution: Execution) -> Result:
     finally:
         run.close()
     result = _result(kernel, run, timed_out, duration)
-    return replace(result, snapshot=snapshot, save_error=run.inbox.error if run.inbox is not None else "")
+    return replace(
+        result,
+        kernel_lost=kernel.end is not None,
+        snapshot=snapshot,
+        save_error=run.inbox.error if run.inbox is not None else "",
+    )
 
 
 async def see_through(work: Coroutine[Any, Any, None]) -> None:
@@ -246,17 +253,17 @@ def _verdict(
 ) -> tuple[Status, int, str]:
     """Decide what happened: status, exit code, and a sentence for what the code did not cause by itself."""
     if end is not None and end.out_of_memory and end.code == KILLED and not timed_out:
-        return Status.OUT_OF_MEMORY, KILLED, "Out of memory: the kernel was killed and its variables are lost"
+        return Status.OUT_OF_MEMORY, KILLED, "Out of memory: the kernel was killed"
     if (reply or {}).get("out_of_memory") is True:
         return Status.OUT_OF_MEMORY, KILLED, "Out of memory: a process of the code was killed"
     if timed_out:
-        lost = " The kernel did not react and was killed; its variables are lost" if end is not None else ""
+        lost = " The kernel did not react and was killed" if end is not None else ""
         return Status.TIMEOUT, 124, f"Time limit exceeded: stopped after {duration:.1f} s.{lost}"
     if end is not None and reply is None:
         return (
             Status.KILLED,
             end.code,
-            f"The kernel ended with exit code {end.code} and its variables are lost",
+            f"The kernel ended with exit code {end.code}",
         )
     if output.error is None and (reply or {}).get("status") == "ok":
         return Status.OK, 0, ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,8 @@ class SaveRequest:
     """The kernel's last save that is stored; None when there is none."""
     known: frozenset[str]
     """The digests of that save, which the kernel need not send again."""
+    sent: Sequence[str]
+    """Those of the chunks that the kernel sent with it, in order: a kernel need not hash what it sends."""
     max_bytes: int
     seconds: float
     on_error: bool
@@ -59,6 +61,7 @@ class SaveRequest:
         """Return what is put into the metadata of the ``execute_request``."""
         return {
             "base": self.base,
+            "sent": list(self.sent),
             "tag": self.tag,
             "max_bytes": self.max_bytes,
             "seconds": self.seconds,
@@ -74,6 +77,8 @@ class Snapshot:
     tag: str
     layout: Json
     chunks: Mapping[str, bytes] = field(repr=False)
+    sent: Sequence[str]
+    """The digests of all chunks that were sent, in order."""
 
     @property
     def bytes(self) -> int:
@@ -128,7 +133,7 @@ class Inbox:
             return None
         used = digests(layout)
         new = {name: chunk for name, chunk in zip(names, self._chunks, strict=True) if name in used}
-        return Snapshot(self._request.tag, layout, new)
+        return Snapshot(self._request.tag, layout, new, names)
 
     def _take(self, message: Message) -> None:
         for chunk in message.buffers:

@@ -24,7 +24,7 @@ LOCK = "archiver"
 class Archiver(LoggingConfigurable):
     """One of the servers that share a store archives at a time; each of its rounds is bounded."""
 
-    enabled = Bool(True, help="Move the state of inactive sessions to the archive.").tag(
+    enabled = Bool(True, help="Move inactive sessions to the archive, if there is one.").tag(
         config=True, env="STATE_ARCHIVE_ENABLED", group="State archival"
     )
     after_seconds = Int(3600, min=1, help="Seconds after its last use until a session is archived.").tag(

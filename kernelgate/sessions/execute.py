@@ -152,7 +152,7 @@ class Executor(LoggingConfigurable):
         return {
             "session_id": session.id,
             "stdout": self._stdout(result),
-            "stderr": _stderr(result, ready.problem),
+            "stderr": _stderr(result, ready.problem, _loss(session) if result.kernel_lost else ""),
             "files": [],
             "status": result.status.value,
             "exit_code": result.exit_code,
@@ -169,7 +169,15 @@ class Executor(LoggingConfigurable):
         return output.stdout + (output.shown if self.show_last_expression and not output.stdout.strip() else "")
 
 
-def _stderr(result: Result, problem: str) -> str:
+def _loss(session: Session) -> str:
+    """Say what becomes of a session whose kernel is dead."""
+    version = session.record.version
+    return (
+        f"The session goes on from what was saved last, version {version}" if version else "Its variables are lost"
+    )
+
+
+def _stderr(result: Result, problem: str, loss: str) -> str:
     """Return stderr with what a terminal would have shown on it: the traceback, and why the code was stopped."""
     output = result.output
     parts = [f"The session's state could not be restored, it begins anew: {problem}\n"] if problem else []
@@ -179,6 +187,8 @@ def _stderr(result: Result, problem: str) -> str:
         parts.append("\n".join(output.error["traceback"]) + "\n")
     if result.message:
         parts.append(result.message + "\n")
+    if loss:
+        parts.append(loss + "\n")
     for name in output.truncated:
         parts.append(
             "Some outputs were left out\n" if name == "outputs" else f"{name} length exceeded: the rest was cut\n"

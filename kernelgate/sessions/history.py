@@ -10,6 +10,7 @@ from kernelgate.errors import Conflict, SessionNotFound, StateRefused
 from kernelgate.sessions.admission import Admission
 from kernelgate.sessions.record import Entry, Record
 from kernelgate.sessions.session import Sessions
+from kernelgate.sessions.state import State
 from kernelgate.sessions.vault import Change, Vault
 
 Json = dict[str, Any]
@@ -18,9 +19,10 @@ Json = dict[str, Any]
 class History:
     """Shows a session's executions, undoes them, and forks sessions."""
 
-    def __init__(self, sessions: Sessions, vault: Vault, admission: Admission) -> None:
+    def __init__(self, sessions: Sessions, vault: Vault, state: State, admission: Admission) -> None:
         self._sessions = sessions
         self._vault = vault
+        self._state = state
         self._admission = admission
 
     async def show(self, owner: Owner, session_id: str, limit: int, before: int | None) -> Json:
@@ -45,6 +47,7 @@ class History:
 
         Raises `SessionNotFound`, `Conflict`, `StoreError`.
         """
+        self._check_enabled()
         async with self._admission.session_turn(self._sessions.existing(owner, session_id)) as (session, held):
             record = session.record.copy()
             undone = record.undo(steps)
@@ -58,6 +61,7 @@ class History:
 
         Raises `SessionNotFound`, `Conflict`, `StoreError`.
         """
+        self._check_enabled()
         async with self._admission.session_turn(self._sessions.existing(owner, session_id)) as (session, held):
             source = session.record.copy()
             version = source.version if at is None else at
@@ -71,6 +75,10 @@ class History:
             for fork in forks:
                 await self._store(owner, fork)
         return {"sessions": [{"session_id": fork.id, "version": version} for fork in forks]}
+
+    def _check_enabled(self) -> None:
+        if not self._state.enabled:
+            raise Conflict("no state is kept that a session could go back to: STATE_PERSISTENCE_ENABLED is off")
 
     async def _store(self, owner: Owner, fork: Record) -> None:
         async with self._vault.hold(Vault.key(owner, fork.id), is_new=True) as held:

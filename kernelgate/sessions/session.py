@@ -95,6 +95,12 @@ class Sessions(LoggingConfigurable):
         help="Kernels that sessions may have at once. The one that idled longest gives way to a new one.",
     ).tag(config=True, env="MAX_LIVE_KERNELS", group="Sessions")
 
+    min_free_memory_mb = Int(
+        256,
+        min=0,
+        help="MB of memory that the machine keeps free: with less, kernels that idle end. 0: any is enough.",
+    ).tag(config=True, env="MIN_FREE_MEMORY_MB", group="Sessions")
+
     def __init__(self, pools: dict[str, KernelPool], vault: Vault, state: State, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._pools = pools
@@ -297,6 +303,8 @@ class Sessions(LoggingConfigurable):
         """End kernels that idle too long or have died; forget sessions that nobody came back to."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            if self.min_free_memory_mb and free_memory_mb() < self.min_free_memory_mb:
+                self._end_idle(1)
             now = time.monotonic()
             for session in list(self._sessions.values()):
                 if session.users:
@@ -331,17 +339,29 @@ class Sessions(LoggingConfigurable):
 
     def _make_room(self) -> None:
         """End the kernels that idled longest while there are too many."""
-        excess = self._live - self.max_live_kernels
-        if excess <= 0:
+        self._end_idle(self._live - self.max_live_kernels)
+
+    def _end_idle(self, count: int) -> None:
+        """End the ``count`` kernels that idled longest. Their sessions are restored from what is stored."""
+        if count <= 0:
             return
         idle = [
             (session.used_at, session, session.kernel)
             for session in self._sessions.values()
             if session.kernel is not None and not session.users
         ]
-        for _used_at, session, kernel in sorted(idle, key=lambda entry: entry[0])[:excess]:
+        for _used_at, session, kernel in sorted(idle, key=lambda entry: entry[0])[:count]:
             self._background.spawn(self._retire(session, kernel))
 
     def _forget(self, session: Session) -> None:
         session.deleted = True
         self._sessions.pop((session.owner, session.id), None)
+
+
+def free_memory_mb() -> float:
+    """Return how much memory the machine could give without swapping, in MB; infinite where that is not told."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return float("inf")

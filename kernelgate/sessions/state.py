@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +29,8 @@ class KernelState:
 
     tag: str
     names: Mapping[str, str]
+    sent: Sequence[str] = ()
+    """The digests of the chunks that the kernel sent with the save, in order."""
 
 
 EMPTY = KernelState("", {})
@@ -73,18 +75,18 @@ class StateSettings(LoggingConfigurable):
     ).tag(config=True, env="STATE_MAX_SIZE_MB", group="State persistence")
     capture_on_error = Bool(
         False,
-        help="Save what a cell changed before it failed, too. Off: that is only in the live kernel, "
-        "until a cell succeeds.",
+        help="Save what a cell changed before it failed, too. Off: only the live kernel has that, until the next "
+        "cell that succeeds.",
     ).tag(config=True, env="STATE_CAPTURE_ON_ERROR", group="State persistence")
     durable = Bool(
         True, help="Answer when the state is stored. Off: answer at once and store it right afterwards."
     ).tag(config=True, env="STATE_DURABLE_BEFORE_REPLY", group="State persistence")
-    save_seconds = Float(10.0, min=0.1, help="Seconds that saving may take.").tag(
-        config=True, env="STATE_SAVE_TIMEOUT_SECONDS", group="State persistence"
-    )
-    restore_seconds = Float(30.0, min=0.1, help="Seconds that restoring may take.").tag(
-        config=True, env="STATE_RESTORE_TIMEOUT_SECONDS", group="State persistence"
-    )
+    save_seconds = Float(
+        10.0, min=0.1, help="Seconds that saving may take; what is not done by then is left out."
+    ).tag(config=True, env="STATE_SAVE_TIMEOUT_SECONDS", group="State persistence")
+    restore_seconds = Float(
+        30.0, min=0.1, help="Seconds that restoring may take; after that the session begins anew."
+    ).tag(config=True, env="STATE_RESTORE_TIMEOUT_SECONDS", group="State persistence")
     secret = Unicode(
         "",
         help="The key that stored sessions are sealed with; servers that share a store need the same one. "
@@ -94,7 +96,7 @@ class StateSettings(LoggingConfigurable):
         config=True, env="HISTORY_MAX_ENTRIES", group="State persistence"
     )
     max_history_mb = Int(
-        256, min=0, help="MB of earlier versions that are kept for undo and fork, besides the current one."
+        256, min=0, help="MB of a session's versions that are kept for undo and fork; the current one always is."
     ).tag(config=True, env="HISTORY_MAX_MB", group="State persistence")
     max_entry_kb = Int(256, min=1, help="KB of code and outputs that the history keeps of one execution.").tag(
         config=True, env="HISTORY_ENTRY_KB", group="State persistence"
@@ -106,6 +108,7 @@ class State:
 
     def __init__(self, vault: Vault, settings: StateSettings, files: FileLimits) -> None:
         self.log = settings.log
+        self.enabled = settings.enabled
         self.durable = settings.durable
         self.session_seconds = settings.session_hours * 3600
         self._settings = settings
@@ -116,12 +119,13 @@ class State:
 
     def save_request(self, has: KernelState) -> SaveRequest | None:
         """Return what to ask a kernel for that has the state ``has``; None when nothing is saved."""
-        if not self._settings.enabled:
+        if not self.enabled:
             return None
         return SaveRequest(
             tag=secrets.token_hex(8),
             base=has.tag or None,
             known=frozenset(has.names),
+            sent=has.sent,
             max_bytes=self._settings.max_size_mb << 20,
             seconds=self._settings.save_seconds,
             on_error=self._settings.capture_on_error,
@@ -158,7 +162,7 @@ class State:
         await self._vault.commit(held.lease, after, change)
         if snapshot is None or manifest is None:
             return Stored(after, has)
-        return Stored(after, KernelState(snapshot.tag, manifest.names))
+        return Stored(after, KernelState(snapshot.tag, manifest.names, snapshot.sent))
 
     async def _forget(self, record: Record, change: Change) -> set[str]:
         """Cut history back to its bounds; returns the blobs that nobody needs any more."""
@@ -178,7 +182,7 @@ class State:
         Raises `StateRefused` and `StoreError`; and `RestoreFailed`, after which the kernel must not be used.
         """
         version = record.current
-        if version is None or not self._settings.enabled:
+        if version is None or not self.enabled:
             return EMPTY, Restored(0, [])
         if (datetime.now(UTC) - datetime.fromisoformat(record.used)).total_seconds() > self._settings.ttl_seconds:
             raise StateRefused("it has expired")

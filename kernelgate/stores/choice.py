@@ -21,14 +21,14 @@ class Stores(LoggingConfigurable):
     storage = Enum(
         ["auto", "embedded", "redis"],
         default_value="auto",
-        help="Where the state of live sessions is kept: embedded (the folder STATE_DIR) or redis. "
-        "auto: Redis when REDIS_URL or REDIS_HOST is set, else embedded.",
+        help="Where live sessions are kept: embedded (in the folder STATE_DIR) or redis. "
+        "auto: redis when REDIS_URL or REDIS_HOST is given, else embedded.",
     ).tag(config=True, env="STATE_STORE", group="State persistence")
     archive = Enum(
         ["auto", "embedded", "minio", "none"],
         default_value="auto",
-        help="Where archived states are kept: embedded (below STATE_DIR), minio, or none. "
-        "auto: MinIO when MINIO_ENDPOINT is set, else embedded, or none when live sessions are in Redis.",
+        help="Where archived sessions are kept: embedded (below STATE_DIR), minio, or none. auto: minio when "
+        "MINIO_ENDPOINT is given, else embedded next to embedded live sessions and none next to Redis.",
     ).tag(config=True, env="STATE_ARCHIVE_STORE", group="State archival")
 
     def __init__(self, **kwargs: Any) -> None:

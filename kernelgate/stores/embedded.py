@@ -35,13 +35,13 @@ class EmbeddedStore(SessionStore):
 
     state_dir = Unicode(
         "",
-        help="Folder for the state of sessions when no Redis is used. One server at a time uses it. "
+        help="Folder of the embedded stores, which keep sessions on this machine. One server at a time uses it. "
         "Empty: /var/lib/kernelgate for root, else kernelgate in the user's data folder.",
     ).tag(config=True, env="STATE_DIR", group="State persistence")
     fsync = Bool(
         False,
-        help="Wait until the files of a state are on the disk before an execution is answered: they then survive "
-        "the loss of power too. Off: they get there soon after, and survive the end of any process.",
+        help="With the embedded store, wait until large parts of a state, too, are on the disk: they then survive "
+        "the loss of power. Off: they get there soon after, and survive the end of any process.",
     ).tag(config=True, env="STATE_FSYNC", group="State persistence")
 
     def __init__(self, subfolder: str = "", **kwargs: Any) -> None:

@@ -55,27 +55,38 @@ class BucketName(Unicode[str, str]):
         return name
 
 
-def unsafe_key(key: object) -> str | None:
+def is_used(given: Mapping[str, Any]) -> bool:
+    """Tell whether sessions are archived in MinIO, from the settings that are given."""
+    choice = given.get("STATE_ARCHIVE_STORE", "auto")
+    chosen = choice == "minio" or (choice == "auto" and "MINIO_ENDPOINT" in given)
+    return chosen and bool(given.get("STATE_ARCHIVE_ENABLED", True))
+
+
+def unsafe_key(key: object, given: Mapping[str, Any]) -> str | None:
     """Say what is unsafe about a secret key."""
-    return "MinIO's own default: whoever reaches the MinIO may read all archives" if key == DEFAULT_KEY else None
+    if key != DEFAULT_KEY or not is_used(given):
+        return None
+    return "MinIO's own default, so whoever reaches the MinIO may read and change all archives"
 
 
 class MinioStore(BlobStore):
     """Blobs as objects in a bucket, which is made when it is not there."""
 
-    endpoint = Endpoint("localhost:9000", help="Host and port of the MinIO server, without http://.").tag(
-        config=True, env="MINIO_ENDPOINT", group="MinIO"
-    )
+    endpoint = Endpoint(
+        "localhost:9000",
+        help="Host and port of the MinIO server, without a protocol. Once it is given, sessions are archived in "
+        "MinIO (see STATE_ARCHIVE_STORE).",
+    ).tag(config=True, env="MINIO_ENDPOINT", group="MinIO")
     access_key = Unicode(DEFAULT_KEY, help="Access key of MinIO.").tag(
         config=True, env="MINIO_ACCESS_KEY", group="MinIO"
     )
     secret_key = Unicode(DEFAULT_KEY, help="Secret key of MinIO.").tag(
-        config=True, env="MINIO_SECRET_KEY", group="MinIO", secret=True, insecure=unsafe_key
+        config=True, env="MINIO_SECRET_KEY", group="MinIO", secret=True, insecure_with=unsafe_key
     )
     secure = Bool(False, help="Speak HTTPS with MinIO.").tag(config=True, env="MINIO_SECURE", group="MinIO")
-    bucket = BucketName("code-interpreter-files", help="Bucket for archived states. Made if missing.").tag(
-        config=True, env="MINIO_BUCKET", group="MinIO"
-    )
+    bucket = BucketName(
+        "code-interpreter-files", help="Bucket for archived sessions. It is made when it is not there."
+    ).tag(config=True, env="MINIO_BUCKET", group="MinIO")
     region = Unicode("us-east-1", help="Region of the bucket.").tag(config=True, env="MINIO_REGION", group="MinIO")
     ca_file = Unicode(
         "", help="File with the certificate authorities to trust with MINIO_SECURE. Empty: the public ones."
@@ -85,7 +96,7 @@ class MinioStore(BlobStore):
     )
     timeout = Int(10, min=1, help="Seconds that MinIO has for an answer.").tag(config=True)
     patience = Int(60, min=1, help="Seconds that one call, with all its objects, may take.").tag(config=True)
-    threads = Int(8, min=1, max=64, help="Objects that are on their way at once.").tag(config=True)
+    threads = Int(8, min=1, max=64, help="Objects that are sent or fetched at once.").tag(config=True)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -8,6 +8,7 @@ import re
 import struct
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import certifi
@@ -85,6 +86,37 @@ def url_settings(url: str) -> dict[str, Any]:
     return settings
 
 
+def is_used(given: Mapping[str, Any]) -> bool:
+    """Tell whether live sessions are in Redis, from the settings that are given."""
+    choice = given.get("STATE_STORE", "auto")
+    return choice == "redis" or (choice == "auto" and ("REDIS_URL" in given or "REDIS_HOST" in given))
+
+
+def unsafe_password(password: object, given: Mapping[str, Any]) -> str | None:
+    """Say what is unsafe about a missing password."""
+    host = given.get("REDIS_HOST", "localhost")
+    if password or given.get("REDIS_URL") or not is_used(given) or is_this_machine(host):
+        return None
+    return f"empty, so whoever reaches the Redis on {host} may read and change all sessions"
+
+
+def unsafe_url(url: str, given: Mapping[str, Any]) -> str | None:
+    """Say what is unsafe about a URL without a password; a certificate of the client's is as good as one."""
+    settings = url_settings(url) if url and is_used(given) else {}
+    host = settings.get("host", "localhost")
+    if is_this_machine(host) or settings.get("password") or settings.get("ssl_certfile"):
+        return None
+    return f"without a password, so whoever reaches the Redis on {host} may read and change all sessions"
+
+
+def is_this_machine(host: str) -> bool:
+    """Tell whether only programs on this machine get to what listens on ``host``."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host in ("", "localhost")
+
+
 class RedisStore(SessionStore):
     """Sessions and blobs in Redis, whose own persistence decides what outlives its machine.
 
@@ -92,17 +124,22 @@ class RedisStore(SessionStore):
     (when each session was), ``index:<owner>`` and ``ends:<owner>`` (what `sessions` returns, and when it ends).
     """
 
-    host = Unicode("localhost", help="Host of the Redis server.").tag(config=True, env="REDIS_HOST", group="Redis")
+    host = Unicode(
+        "localhost",
+        help="Host of the Redis server. Once it is given, live sessions are in Redis (see STATE_STORE).",
+    ).tag(config=True, env="REDIS_HOST", group="Redis")
     port = Int(6379, min=1, max=65535, help="Port of the Redis server.").tag(
         config=True, env="REDIS_PORT", group="Redis"
     )
     password = Unicode("", help="Password of the Redis server, when it has one.").tag(
-        config=True, env="REDIS_PASSWORD", group="Redis", secret=True
+        config=True, env="REDIS_PASSWORD", group="Redis", secret=True, insecure_with=unsafe_password
     )
     db = Int(0, min=0, help="Number of the Redis database.").tag(config=True, env="REDIS_DB", group="Redis")
     url = RedisUrl(
-        "", help="All of the above as a URL, which then counts alone: redis://password@localhost:6379/0."
-    ).tag(config=True, env="REDIS_URL", group="Redis", secret=True)
+        "",
+        help="The Redis server as a URL, such as redis://:password@localhost:6379/0, rediss://… with TLS or "
+        "unix://… for a socket. It stands in for REDIS_HOST, REDIS_PORT, REDIS_PASSWORD and REDIS_DB.",
+    ).tag(config=True, env="REDIS_URL", group="Redis", secret=True, insecure_with=unsafe_url)
     max_connections = Int(20, min=1, help="Connections to Redis that may be open at once.").tag(
         config=True, env="REDIS_MAX_CONNECTIONS", group="Redis"
     )

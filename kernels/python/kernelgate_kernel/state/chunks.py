@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from hashlib import sha256
 from threading import Thread
 
 CHUNK = 2 << 20
 TOGETHER = 4 << 20
 """Bytes from which on two threads share the hashing; it does not hold the interpreter's lock."""
+
+SHADOWS = 32 << 20
+"""Bytes of copies that are kept, to tell what has changed."""
 
 Bytes = bytes | bytearray | memoryview
 
@@ -73,6 +77,83 @@ class Parcel:
         if name in self._known:
             return name
         if name not in self._numbers:
-            self._numbers[name] = len(self.chunks)
-            self.chunks.append(give)
+            self._numbers[name] = self.add(give)
         return self._numbers[name]
+
+    def add(self, give: Callable[[], Bytes]) -> int:
+        """Send a chunk without looking whether it is known; returns how the layout refers to it."""
+        self.chunks.append(give)
+        return len(self.chunks) - 1
+
+    def knows(self, name: str) -> bool:
+        return name in self._known
+
+
+class Shadow:
+    """A copy of a piece as it was saved last. ``name`` is empty until the gateway has told it."""
+
+    __slots__ = ("copy", "name", "number")
+
+    def __init__(self, piece: memoryview, name: str) -> None:
+        self.copy = bytearray(piece)
+        self.name = name
+        self.number = -1
+        """The number of the chunk in the save that it was sent with."""
+
+    def give(self) -> bytearray:
+        return self.copy
+
+
+class Shadows:
+    """Tells which pieces have changed since the last save: to compare costs a quarter of what hashing does.
+
+    A piece that is new is hashed. One that has changed is sent without a name; the gateway names what it gets, and
+    tells the names with the next request. Pieces are known by their places: those of the same variables stay the
+    same, and where they do not, they count as changed.
+    """
+
+    def __init__(self) -> None:
+        self._shadows: list[Shadow] = []
+
+    def learn(self, names: Sequence[str]) -> None:
+        """Take the names of the chunks that the last save sent, in their order."""
+        for shadow in self._shadows:
+            if not shadow.name and 0 <= shadow.number < len(names):
+                shadow.name = names[shadow.number]
+
+    def refer(self, parcel: Parcel, pieces: Sequence[memoryview]) -> list[int | str]:
+        """Return how the layout refers to each piece."""
+        refs: list[int | str] = [
+            self._again(parcel, shadow, piece) for shadow, piece in zip(self._shadows, pieces, strict=False)
+        ]
+        del self._shadows[len(pieces) :]
+        room = SHADOWS - sum(len(shadow.copy) for shadow in self._shadows)
+        fresh = pieces[len(refs) :]
+        for name, piece in zip(digests(fresh), fresh, strict=True):
+            room -= len(piece)
+            if room >= 0:
+                shadow = Shadow(piece, name)
+                self._shadows.append(shadow)
+                refs.append(parcel.refer(name, shadow.give))
+            else:
+                refs.append(parcel.refer(name, partial(_same, piece)))
+        return refs
+
+    def _again(self, parcel: Parcel, shadow: Shadow, piece: memoryview) -> int | str:
+        if shadow.copy != piece:
+            shadow.copy = bytearray(piece)
+        elif shadow.name and parcel.knows(shadow.name):
+            return parcel.refer(shadow.name, shadow.give)
+        shadow.name = ""
+        shadow.number = parcel.add(shadow.give)
+        return shadow.number
+
+
+def refer_all(parcel: Parcel, pieces: Sequence[memoryview]) -> list[int | str]:
+    """Return how the layout refers to each piece, by its hash."""
+    names = digests(pieces)
+    return [parcel.refer(name, partial(_same, piece)) for name, piece in zip(names, pieces, strict=True)]
+
+
+def _same(piece: memoryview) -> memoryview:
+    return piece

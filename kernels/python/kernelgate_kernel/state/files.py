@@ -65,7 +65,7 @@ TICK_NS = 20_000_000
 changed again without a trace, and is read again next time."""
 
 LATEST = (1 << 63) - 1
-SHARED_MAPPING = re.compile(rb"^\S+ .w.s \S+ \S+ (\d+) ", re.MULTILINE)
+SHARED_MAPPING = re.compile(rb"w.s [0-9a-f]+ [0-9a-f:]+ (\d+) ")
 WITHOUT_MAPPINGS = getrefcount(mmap)
 """Each object of a class holds one reference to the class."""
 
@@ -121,14 +121,12 @@ class WorkFolder:
         ``max_name`` in characters of one name.
 
         Sorted by name in each folder, so the same is left out each time. The folder of a program that makes
-        thousands of files is looked at in part: four times ``max_count`` entries.
+        thousands of files is looked at in part: four times ``max_count`` entries. Raises OSError when the folder
+        itself cannot be looked at: that is not the same as an empty one.
         """
         walk = _Walk(self._table, _Limits(max_file, max_total, max_count, max_name))
-        try:
-            with _folder(self.root) as descriptor:
-                walk.look(descriptor, "", 0)
-        except OSError as error:
-            walk.scan.skip(".", "folder", _reason(error))
+        with _folder(self.root) as descriptor:
+            walk.look(descriptor, "", 0)
         self._table, self._paths = walk.table, walk.paths
         return walk.scan
 
@@ -267,7 +265,9 @@ class _Walk:
         with scandir(descriptor) as entries:
             for entry in entries:
                 if not self._look:
-                    self.scan.skip(path[:-1] or ".", "folder", "too many entries: the rest of it was not looked at")
+                    self.scan.skip(
+                        path[:-1] or ".", "folder", "too many entries: the rest of it was not looked at"
+                    )
                     break
                 self._look -= 1
                 found[entry.name] = entry

@@ -1,11 +1,11 @@
 """Values of a namespace as one stream of bytes, and back.
 
-The stream: a header, then a pickle for each value, all with one memo, so that what two values share is shared again;
-then a table that says where each pickle begins. Each value travels in a list of its own, which is the first object of
-its pickle: the number of that list in the memo tells how long the memo was.
+The stream: a header; a pickle for each value, all with one memo, so that what two values share is shared again; a
+table that says where each pickle begins. Each value travels in a list of its own, which is the first object of its
+pickle: the number of that list in the memo tells how long the memo was.
 
-A value that cannot be saved leaves no trace: the stream, the buffers and the memo are cut back to where it began. A
-value that cannot be loaded leaves a hole in the memo: what refers to the hole is lost too, all else is loaded.
+A value that cannot be saved leaves no trace: stream, buffers and memo are cut back to where it began. A value that
+cannot be loaded leaves holes in the memo: what refers to them is lost too, all else is loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 from .deadline import OutOfTime, deadline
 from .guard import Guard
-from .libraries import classes, is_a
+from .libraries import NAME, classes, is_a
 from .reduce import StatePickler
 from .reduce_classes import QUALNAME
 from .reduce_context import MAIN, Context, Refused, is_found, is_importable
@@ -39,7 +39,7 @@ OUT_OF_BAND = 64 << 10
 """Buffers of fewer bytes are part of the main stream."""
 
 RECURSION_LIMIT = 3000
-"""While values are saved. C code nests as deep; more than some ten thousand would overflow the stack of the process."""
+"""While values are saved. C code nests as deep: some ten thousand would overflow the stack of the process."""
 
 MB = 1 << 20
 ITEM_BYTES = 48
@@ -48,8 +48,8 @@ ITEM_BYTES = 48
 SUSPECT_SHARE = 0.1
 FIRST_SHARE = 0.5
 SMALL_SHARE = 0.125
-"""Parts of the time: for one value that failed before, for all values at once, and, when those took too long, of what
-is left, for each value."""
+"""Parts of the time: for one value that failed before; for all values together; of what is left, for each value,
+when all together took too long."""
 
 FORMAT = b"KGstate1"
 HEADER = Struct("<8sQ")
@@ -100,16 +100,18 @@ def dump(
 ) -> Dump:
     """Save values, each under its label.
 
-    ``namespace`` is the globals of the user's functions. ``suspects`` are labels of values that probably fail: they
-    are tried alone first, which costs less than to fail in the middle. Raises nothing for what a value does.
+    ``namespace`` is the globals of the user's functions. Values whose labels are ``suspects`` failed before: they
+    are tried alone first, as failing in the middle costs more. Raises nothing for what a value does.
     """
     with quiet_interpreter(RECURSION_LIMIT):
         return _Dumping(items, namespace, max_bytes, seconds).run(suspects)
 
 
 def load(main: bytes | bytearray | memoryview, buffers: Sequence[bytearray], namespace: dict[str, Any]) -> Loaded:
-    """Load what `dump` saved. While it lasts, what is loaded already is in ``namespace``, as code of classes that are
-    part of the state may need it; afterwards the namespace is as it was.
+    """Load what `dump` saved.
+
+    While it lasts, what is loaded already is in ``namespace``, as code that is part of the state may need it;
+    afterwards the namespace is as it was.
 
     Raises ValueError when this is no stream of `dump`, and OutOfTime of a deadline around it.
     """
@@ -275,7 +277,7 @@ class _Dumping:
         return slow
 
     def _save_slow(self, slow: list[_Item]) -> None:
-        """Give each value that was not ready a fair part of the time that is left, when that is more than it had."""
+        """Give each value that was not ready a fair part of what time is left, if that is more than it had."""
         for count, item in enumerate(slow):
             seconds = self._left() / (len(slow) - count)
             error: BaseException | None = OutOfTime()
@@ -321,10 +323,9 @@ class _Dumping:
 
     def _fail(self, item: _Item, error: BaseException, seconds: float = 0.0) -> None:
         if isinstance(error, TooLarge):
-            left = max(self._max_bytes - self._sink.taken, 0)
+            left = max(self._max_bytes - self._sink.taken, 0) / MB
             reason = (
-                f"too large: more than {left / MB:.1f} MB, which is what was left of the {self._max_bytes / MB:g} MB"
-                " for all values"
+                f"too large: more than the {left:.1f} MB that were left of {self._max_bytes / MB:g} MB for all"
             )
         elif isinstance(error, OutOfTime):
             reason = f"took longer than {seconds:.2g} s" if seconds > 0 else "no time was left for it"
@@ -390,7 +391,7 @@ def failure_reason(error: BaseException, guard: Guard) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deep"
     text = guard.attempt("", error_text, error)
-    name = type_name(error)
+    name = printable(NAME(type(error)))
     return f"{name}: {text}" if text else name
 
 
@@ -413,7 +414,7 @@ def type_name(value: object) -> str:
 
 @dataclass(frozen=True)
 class _Table:
-    """Where values are in the stream. ``ends`` and ``buffers`` have one more item than there are values: the start."""
+    """Where values are in the stream. ``ends``, ``buffers`` and ``numbers`` begin with the start of the first."""
 
     labels: list[str]
     types: list[str]
@@ -485,7 +486,8 @@ class _Loading:
         return unpickler
 
     def run(self) -> Loaded:
-        table, values, added = self._table, {}, []
+        table, added = self._table, []
+        values: dict[int, Any] = {}
         try:
             for index, label in enumerate(table.labels):
                 if not self._load(index, values):
@@ -521,8 +523,8 @@ class _Loading:
     def _skip(self, index: int) -> None:
         """Go on after a value that could not be loaded, with a memo in which its objects are missing.
 
-        An unpickler numbers objects by how many it has: for those that are missing it gets others, with numbers that
-        nothing refers to.
+        An unpickler numbers objects by how many it has: in place of those that are missing it gets others, with
+        numbers that nothing refers to.
         """
         numbers = self._table.numbers
         kept = {

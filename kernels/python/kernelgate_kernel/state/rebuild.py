@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import abc
 import functools
+import re
 import sys
-import types
 from _abc import _abc_init, _abc_register  # type: ignore[import-not-found]
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from importlib import import_module
 from marshal import loads as unmarshal
 from threading import RLock
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 CLASS_DICT = type.__dict__["__dict__"].__get__
 MRO = type.__dict__["__mro__"].__get__
@@ -108,7 +108,7 @@ def builtin_type(module: str, name: str) -> Any:
 
 @contextmanager
 def without_hooks(bases: tuple[type, ...]) -> Iterator[None]:
-    """Keep ``__init_subclass__`` of Python classes from being called: it was called for the class that was saved."""
+    """Keep ``__init_subclass__`` from being called: it was called when the class that was saved was made."""
     hooks = {
         owner: CLASS_DICT(owner)["__init_subclass__"]
         for base in bases
@@ -124,7 +124,7 @@ def without_hooks(bases: tuple[type, ...]) -> Iterator[None]:
             SET(owner, "__init_subclass__", hook)
 
 
-def no_hook(_cls: type, **_options: Any) -> None:
+def no_hook(_cls: type, /, **_options: Any) -> None:
     """Stands in for ``__init_subclass__``."""
 
 
@@ -153,7 +153,7 @@ def set_attributes(cls: type, attributes: Mapping[str, Any]) -> None:
 
 
 def fill_class(cls: type, state: tuple[Any, Mapping[str, Any], Iterable[type]]) -> None:
-    """Set the other attributes. ``state``: a `reduce_classes.Methods`, loaded before, attributes, registered classes."""
+    """Set the other attributes. ``state``: the methods, which are set already; attributes; registered classes."""
     _methods, attributes, registered = state
     set_attributes(cls, attributes)
     if abc.ABCMeta in MRO(type(cls)):
@@ -183,15 +183,16 @@ def fill_enum(cls: Any, state: tuple[Any, Mapping[str, Any], Mapping[str, dict[s
     _methods, attributes, members = state
     set_attributes(cls, attributes)
     by_value = CLASS_DICT(cls)["_value2member_map_"]
-    known = list(by_value.values())
+    known = {id(member) for member in by_value.values()}
     for name, own in members.items():
         member = CLASS_DICT(cls)["_member_map_"][name]
         before = member._value_
         member.__dict__.update(own)
-        if member._value_ is not before and member in known:
+        if member._value_ is not before and id(member) in known:
             by_value[member._value_] = member
     if "__new_member__" in CLASS_DICT(cls):
-        SET(cls, "_new_member_", CLASS_DICT(cls)["__new_member__"].__func__)
+        made = CLASS_DICT(cls)["__new_member__"]
+        SET(cls, "_new_member_", made.__func__ if type(made) is staticmethod else made)
 
 
 # --- typing
@@ -217,6 +218,10 @@ def make_exception(cls: Any, args: tuple[Any, ...]) -> Any:
             break
     error.args = args
     return error
+
+
+def make_match(pattern: re.Pattern[Any], name: str, text: Any, start: int, end: int) -> Any:
+    return getattr(pattern, name)(text, start, end)
 
 
 def make_memoryview(data: bytes | bytearray, format: str, shape: tuple[int, ...]) -> memoryview:

@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import enum
 import functools
+import re
 import typing
 import weakref
 from _pickle import PickleBuffer, Pickler
@@ -26,18 +27,19 @@ from .reduce_functions import (
     reduce_method,
     reduce_module,
     reduce_property,
+    reduce_super,
     reduce_wrapper,
 )
 from .reduce_values import (
     DICT_VIEWS,
-    FILES,
-    NOT_FILES,
-    is_stubborn,
     has_own_init,
+    is_file,
+    is_stubborn,
     reduce_array,
     reduce_dictionary_view,
     reduce_exception,
     reduce_file,
+    reduce_match,
     reduce_memoryview,
     reduce_new_type,
     reduce_proxy,
@@ -63,6 +65,8 @@ KNOWN: dict[type, Reduce | None] = {
     MethodType: reduce_method,
     ModuleType: reduce_module,
     property: reduce_property,
+    super: reduce_super,
+    re.Match: reduce_match,
     staticmethod: reduce_wrapper,
     classmethod: reduce_wrapper,
     MappingProxyType: reduce_proxy,
@@ -130,8 +134,8 @@ def choose(kind: type) -> Reduce | None:
             return reduce
     if refusal(kind) is not None:
         return reduce_refused
-    if any(each is base for each in ancestors for base in FILES):
-        return None if any(each is base for each in ancestors for base in NOT_FILES) else reduce_file
+    if is_file(kind):
+        return reduce_file
     if any(each is BaseException for each in ancestors):
         return reduce_exception if has_own_init(kind) else None
     return reduce_stubborn if is_stubborn(kind) and kind not in dispatch_table else None

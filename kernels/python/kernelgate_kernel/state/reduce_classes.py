@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _collections_abc
 import abc
-import collections.abc
 import enum
 import types
 from _abc import _get_dump  # type: ignore[import-not-found]
@@ -32,14 +32,22 @@ ONLY_ONCE = frozenset({"_abc_impl", "__abstractmethods__", "__slotnames__"})
 FIRST = ("__module__", "__doc__", "__slots__", "__orig_bases__")
 """Attributes that count when a class is made."""
 
-ENUM_OWN = frozenset({"_missing_", "_generate_next_value_", "_ignore_", "_iter_member_", "_numeric_repr_"})
-"""The attributes of an enumeration with an underscore at each end that its author may write; the others it makes."""
+SLOTS_TYPES = (str, tuple, list, dict, set, frozenset)
 
-RAW: dict[type, Any] = {int: int.__int__, str: str.__str__, float: float.__float__}
+ENUM_OWN = frozenset({"_missing_", "_generate_next_value_", "_ignore_", "_iter_member_", "_numeric_repr_"})
+"""Names with an underscore at each end that the author of an enumeration may write; `enum` makes the others."""
+
+RAW: dict[type, Any] = {
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    bytes: lambda member: bytes.__getitem__(member, slice(None)),
+}
+"""What a member of an enumeration is as a plain value, which may be another one than its ``value``."""
 
 BUILTIN_TYPES = {
-    id(value): (module.__name__, name)
-    for module in (collections.abc, types)
+    id(value): (place, name)
+    for place, module in (("_collections_abc", _collections_abc), ("types", types))
     for name, value in vars(module).items()
     if isinstance(value, type)
 }
@@ -47,8 +55,11 @@ BUILTIN_TYPES = {
 
 
 class Methods:
-    """Stands for the methods of a class in the stream. They are set before anything else of the class is loaded, as
-    an instance that is an attribute of its class needs them."""
+    """Stands for the methods of a class in the stream.
+
+    They are set before anything else of the class is loaded: an instance that is an attribute of its class needs
+    them.
+    """
 
     __slots__ = ("attributes", "owner")
 
@@ -62,7 +73,7 @@ def reduce_methods(_context: Context, methods: Methods) -> Any:
 
 
 def reduce_class(_context: Context, cls: type) -> Any:
-    """By name when it can be imported, else by parts: a bare class first, what may refer to the class afterwards."""
+    """By name when it can be imported, else by parts: first a bare class, then what may refer to the class."""
     attributes = CLASS_DICT(cls)
     if is_found(cls, attributes.get("__module__", "builtins"), QUALNAME(cls)):
         return NotImplemented
@@ -97,18 +108,32 @@ def require_python_class(cls: type, attributes: Any) -> None:
 
 def first_attributes(cls: type, attributes: Any) -> dict[str, Any]:
     first = {name: attributes[name] for name in FIRST if name in attributes}
-    if type(first.get("__slots__", ())) not in (
-        str,
-        tuple,
-        list,
-        dict,
-        set,
-        frozenset,
-    ):  # an iterator: it is used up
+    for name in reserved_names(type(cls)):
+        if name in attributes and is_saved(cls, name, attributes[name]):
+            first[name] = attributes[name]
+    if type(first.get("__slots__", ())) not in SLOTS_TYPES:  # an iterator, which is used up
         slots = [name for name, value in attributes.items() if is_slot(cls, value)]
         first["__slots__"] = (*slots, *(name for name in ("__dict__", "__weakref__") if name in attributes))
     first["__qualname__"] = QUALNAME(cls)
     return first
+
+
+def reserved_names(metaclass: type) -> set[str]:
+    """Return the names of attributes that a class cannot be given later: setting them means something else."""
+    names = set(RESERVED)
+    for base in MRO(metaclass):
+        if base is not type and base is not object:
+            names |= {name for name, value in CLASS_DICT(base).items() if is_data_descriptor(value)}
+    return names
+
+
+def is_data_descriptor(value: object) -> bool:
+    return any("__set__" in CLASS_DICT(base) for base in MRO(type(value)))
+
+
+RESERVED = {
+    name for base in (type, object) for name, value in CLASS_DICT(base).items() if is_data_descriptor(value)
+} - {"__annotations__", "__abstractmethods__"}
 
 
 def is_slot(cls: type, value: Any) -> bool:

@@ -23,8 +23,8 @@ class Context:
     """Shared by the functions that reduce objects during one dump.
 
     ``namespace`` holds the user's names. ``homes``: modules that the user made, by the id of their dictionary.
-    ``owners``: the array that stands for a piece of memory, by the id of the array that owns the memory; kept alive
-    by whoever dumps. ``dill``: its version when it was needed.
+    ``owners``: the array that stands for a piece of memory, by the id of the array that owns the memory. ``dill``:
+    its version when it was needed.
     """
 
     def __init__(self, namespace: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ def is_importable(module: object) -> bool:
     """Tell whether ``module`` is a module that is found by its name in a fresh process, too."""
     if not is_a(module, (ModuleType,)):
         return False
-    attributes = ModuleType.__getattribute__(module, "__dict__")  # type: ignore[arg-type]
+    attributes = ModuleType.__getattribute__(module, "__dict__")
     name = attributes.get("__name__")
     if type(name) is not str or modules.get(name) is not module:
         return False

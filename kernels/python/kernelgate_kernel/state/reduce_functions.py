@@ -12,12 +12,14 @@ from typing import Any
 from . import rebuild
 from .reduce_context import MAIN, Context, is_found, is_importable
 
+OWNER = super.__dict__["__thisclass__"].__get__
+INSTANCE = super.__dict__["__self__"].__get__
 LEFT_OUT = ("__builtins__", "__loader__", "__spec__")
 """Of a module that the user made."""
 
 
 def reduce_function(context: Context, function: FunctionType) -> Any:
-    """By name when it can be imported; else by its code, with the globals it uses when those are not the user's."""
+    """By name when it can be imported; else by its code, and the globals it uses unless they are the user's."""
     own = function.__globals__ is context.namespace
     if not own and is_found(function, function.__module__, function.__qualname__):
         return NotImplemented
@@ -79,6 +81,10 @@ def reduce_cell(_context: Context, cell: CellType) -> Any:
 def reduce_method(_context: Context, method: MethodType) -> Any:
     """By function and object: its name may be another one where the object has it."""
     return MethodType, (method.__func__, method.__self__)
+
+
+def reduce_super(_context: Context, value: super) -> Any:
+    return super, (OWNER(value), INSTANCE(value))
 
 
 def reduce_property(_context: Context, value: property) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import typing
 import weakref
+from _io import _IOBase
 from _pickle import PicklingError
 from gc import get_referents
 from importlib import import_module
-from io import BytesIO, IOBase, StringIO
+from io import BytesIO, StringIO
 from types import (
     AsyncGeneratorType,
     CoroutineType,
@@ -105,13 +107,20 @@ def reduce_dictionary_view(_context: Context, value: Any) -> Any:
     return rebuild.make_dictionary_view, (*get_referents(value), DICT_VIEWS[type(value)])
 
 
+def reduce_match(_context: Context, match: re.Match[Any]) -> Any:
+    """By how it is found again. ``pos`` of a match that was not the first one becomes its start."""
+    first, own = match.pos, match.start()
+    for name, start in (("search", first), ("match", first), ("fullmatch", first), ("match", own)):
+        arguments = (match.re, name, match.string, start, match.endpos)
+        found = rebuild.make_match(*arguments)
+        if found is not None and found.regs == match.regs:
+            return rebuild.make_match, arguments
+    raise Refused("a match that depends on what was before it cannot be saved")
+
+
 def reduce_memoryview(_context: Context, value: memoryview) -> Any:
-    source = value.obj
-    if (
-        type(source) in (bytes, bytearray)
-        and value.c_contiguous
-        and (value.nbytes, value.format) == (len(source), "B")
-    ):
+    source: Any = value.obj
+    if type(source) in (bytes, bytearray) and value.format == "B" and value.shape == (len(source),):
         return memoryview, (source,)
     if value.format[:1] in "@<>=!" or value.ndim == 0:
         raise Refused("a memoryview of this format cannot be saved")
@@ -158,7 +167,8 @@ def reduce_weak_set(_context: Context, value: Any) -> Any:
 
 def reduce_exception(_context: Context, error: BaseException) -> Any:
     """As it says itself, except that ``__init__`` is not called again: it may want other arguments."""
-    kind, args, *state = error.__reduce__()  # type: ignore[misc]
+    reduced: tuple[Any, ...] = error.__reduce__()  # type: ignore[assignment]
+    kind, args, *state = reduced
     return rebuild.make_exception, (kind, args), *state
 
 
@@ -216,5 +226,7 @@ def has_own_init(kind: type) -> bool:
     return "__init__" in names and not names & {"__reduce__", "__reduce_ex__", "__setstate__", "__getstate__"}
 
 
-FILES = (IOBase,)
-NOT_FILES = (BytesIO, StringIO)
+def is_file(kind: type) -> bool:
+    """Tell whether instances of a class are files, which are more than memory."""
+    names = {id(base) for base in MRO(kind)}
+    return id(_IOBase) in names and not names & {id(BytesIO), id(StringIO)}

@@ -14,7 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from .chunks import Bytes, Parcel, cut, digests, join
+from .chunks import Bytes, Parcel, Shadows, cut, join, refer_all
 from .deadline import OutOfTime, deadline
 from .files import Scan, WorkFolder
 from .namespace import SPECIAL, Surroundings, items, put_back, shown
@@ -74,13 +74,13 @@ class Snapshots:
         self._stored: frozenset[str] = frozenset()
         """The digests of the last save, which is called ``_tag``."""
         self._suspects: frozenset[str] = frozenset()
+        self._shadows = Shadows()
 
     # ---- saving
 
     def save(self, request: Mapping[str, Any]) -> Save:
         """Return the state, and what of it the gateway does not have."""
-        base = request["base"]
-        parcel = Parcel(self._stored if base is not None and base == self._tag else frozenset())
+        parcel = self._parcel(request)
         dumped = dump(
             items(self._shell), self._shell.user_ns, request["max_bytes"], request["seconds"], self._suspects
         )
@@ -92,7 +92,7 @@ class Snapshots:
             "python": PYTHON,
             "dill": dumped.dill,
             "execution_count": self._shell.execution_count,
-            "streams": _refer(parcel, streams),
+            "streams": self._refer(parcel, streams),
             "sizes": [len(stream) for stream in streams],
             "names": sum(not name.startswith(SPECIAL) for name in dumped.names),
             **_skipped(dumped),
@@ -100,6 +100,20 @@ class Snapshots:
         }
         self._tag, self._stored = request["tag"], frozenset(parcel.names)
         return Save(layout, parcel)
+
+    def _parcel(self, request: Mapping[str, Any]) -> Parcel:
+        """Begin a save. What the last one sent counts as stored if the gateway says so, and calls it by names."""
+        if self._tag is None or request["base"] != self._tag:
+            return Parcel(frozenset())
+        self._shadows.learn(request["sent"])
+        return Parcel(self._stored.union(request["sent"]))
+
+    def _refer(self, parcel: Parcel, streams: Sequence[Bytes]) -> list[list[int | str]]:
+        """Return how the layout refers to the chunks of each stream."""
+        refs = [refer_all(parcel, cut(stream)) for stream in streams[: VARIABLES + 1]]
+        buffers = [cut(stream) for stream in streams[VARIABLES + 1 :]]
+        all_refs = iter(self._shadows.refer(parcel, [piece for pieces in buffers for piece in pieces]))
+        return [*refs, *([next(all_refs) for _ in pieces] for pieces in buffers)]
 
     def forget(self) -> None:
         """Take nothing for stored any more: the save did not reach the gateway."""
@@ -143,16 +157,6 @@ class Snapshots:
         count = put_back(self._shell, loaded.values, layout["execution_count"])
         self._tag, self._stored = content["tag"], frozenset(names)
         return count, [*_told(loaded.lost), *lost][:MAX_SKIPPED]
-
-
-def _refer(parcel: Parcel, streams: Sequence[Bytes]) -> list[list[int | str]]:
-    pieces = [cut(stream) for stream in streams]
-    names = iter(digests([piece for stream in pieces for piece in stream]))
-    return [[parcel.refer(next(names), partial(_same, piece)) for piece in stream] for stream in pieces]
-
-
-def _same(piece: memoryview) -> memoryview:
-    return piece
 
 
 def _skipped(dumped: Dump) -> Json:
