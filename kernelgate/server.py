@@ -123,6 +123,7 @@ class Server(LoggingConfigurable):
             await self._attempt(self.executor.close())
             await self._attempt(self.archiver.close())
             await self._attempt(self.sessions.close())
+            await self._attempt(self.vault.close())
             for pool in self.pools.values():
                 await self._attempt(pool.close())
             await self._attempt(self._http.close_all_connections())

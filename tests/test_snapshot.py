@@ -16,7 +16,7 @@ from kernelgate.kernel.snapshot import CHUNK_BYTES, FileLimits, Inbox, SaveReque
 Json = dict[str, Any]
 LIMITS = FileLimits(max_file=4 << 20, max_total=6 << 20, max_count=3, max_name=20)
 OLD = digest(b"what the gateway has")
-REQUEST = SaveRequest("tag", "base", frozenset({OLD}), 8 << 20, 5.0, False, LIMITS)
+REQUEST = SaveRequest("tag", "base", frozenset({OLD}), (), 8 << 20, 5.0, False, LIMITS)
 
 LAYOUT: Json = {
     "format": 1,
@@ -187,7 +187,7 @@ def test_a_layout_that_is_not_in_order_is_refused(field: str, value: Any) -> Non
 
 
 def test_files_are_not_taken_when_they_were_not_asked_for() -> None:
-    request = SaveRequest("tag", None, frozenset({OLD}), 8 << 20, 5.0, False, None)
+    request = SaveRequest("tag", None, frozenset({OLD}), (), 8 << 20, 5.0, False, None)
     snapshot, _ = receive(message(last(LAYOUT), (b"hello", b"abc")), request=request)
     assert snapshot is not None
     assert snapshot.layout["files"] == []

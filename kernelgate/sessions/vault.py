@@ -73,7 +73,7 @@ class Vault:
         self._seal = seal
         self._holder = holder
         self._life = life
-        self._background = Background(log, "prolonging a lease")
+        self._background = Background(log, "work on a lease")
         self.dead_holders: set[str] = set()
         """Holders of leases that are known to have ended without giving them back."""
 
@@ -93,7 +93,11 @@ class Vault:
             yield await self._read(key, lease, is_new)
         finally:
             stop_renewing()
-            await asyncio.shield(self._release(lease))
+            self._background.spawn(self._release(lease))  # nobody here needs to wait for it
+
+    async def close(self) -> None:
+        """Wait until all leases are given back."""
+        await self._background.wait()
 
     async def _acquire(self, key: str, wait: float) -> Lease:
         deadline, pause = time.monotonic() + wait, POLL_FIRST
@@ -275,7 +279,7 @@ class Vault:
             await self.hot.evict(lease, record.own(names))
         finally:
             stop_renewing()
-            await asyncio.shield(self._release(lease))
+            self._background.spawn(self._release(lease))
         return True
 
     async def _bring_back(self, key: str, lease: Lease, archive: Archive) -> Record | None:
