@@ -79,13 +79,26 @@ class ConfiguredApp(JupyterApp):
         self.config = settings.override(self.classes, self.config, environment)
 
     def checked_values(self) -> dict[settings.Knob, Any]:
-        """Return all settings. Raises `ConfigError` with everything that is wrong with them."""
+        """Return all settings; warn of what does not go together. Raises `ConfigError` with all that is wrong."""
         problems = [*self._problems, *settings.check_config(self.classes, self.config)]
         if not problems:
             problems = PoolSettings(parent=self).problems()
         if problems:
             raise ConfigError(problems)
+        for warning in self._contradictions():
+            self.log.warning(warning)
         return settings.effective_values(self.classes, self.config)
+
+    def _contradictions(self) -> list[str]:
+        """Return a sentence for each pair of settings that are valid and do not go together."""
+        archiver, state = Archiver(parent=self), StateSettings(parent=self)
+        archives = archiver.enabled and state.enabled and Stores(parent=self).cold is not None
+        if not archives or archiver.after_seconds < state.ttl_seconds:
+            return []
+        return [
+            f"STATE_ARCHIVE_AFTER_SECONDS should be less than STATE_TTL_SECONDS, got {archiver.after_seconds} and "
+            f"{state.ttl_seconds}: states expire before they are archived."
+        ]
 
     def start(self) -> None:
         """Run the command; a `GateError` is told in a line and ends it with exit code 1."""

@@ -65,6 +65,7 @@ ZeroMQ; ``provisioner`` takes the future that ends with a container, ``embedded`
 
 BROAD_EXCEPTS = {
     "kernels/python/kernelgate_kernel/state/guard.py": 1,
+    "kernels/python/kernelgate_kernel/state/pickling.py": 2,
     "kernels/python/kernelgate_kernel/state/sender.py": 1,
 }
 """Handlers of every exception that do not raise it again, by file. Each has a reason: around code of the user's,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from traitlets import Bool, Float, Int, List
+from traitlets import Bool, Enum, Float, Int, List
 from traitlets.config import Config, Configurable
 
 from kernelgate import settings
@@ -21,6 +21,9 @@ from kernelgate.app import KernelGateApp
 from kernelgate.commands import ConfigApp
 from kernelgate.configuration import CLASSES
 from kernelgate.languages import LANGUAGES
+from kernelgate.stores.choice import Stores
+from kernelgate.stores.minio import MinioStore
+from kernelgate.stores.redis import RedisStore
 
 ROOT = Path(__file__).parent.parent
 ALL_CLASSES: list[type[Configurable]] = [KernelGateApp, *CLASSES]
@@ -36,6 +39,20 @@ GUIDE: dict[str, Any] = {
     "API_KEYS": [],
     "API_KEY_HEADER": "x-api-key",
     "API_KEY_CACHE_TTL": 300,
+    "REDIS_HOST": "localhost",
+    "REDIS_PORT": 6379,
+    "REDIS_PASSWORD": "",
+    "REDIS_DB": 0,
+    "REDIS_URL": "",
+    "REDIS_MAX_CONNECTIONS": 20,
+    "REDIS_SOCKET_TIMEOUT": 5,
+    "REDIS_SOCKET_CONNECT_TIMEOUT": 5,
+    "MINIO_ENDPOINT": "localhost:9000",
+    "MINIO_ACCESS_KEY": "minioadmin",
+    "MINIO_SECRET_KEY": "minioadmin",
+    "MINIO_SECURE": False,
+    "MINIO_BUCKET": "code-interpreter-files",
+    "MINIO_REGION": "us-east-1",
     "DOCKER_BASE_URL": "",
     "DOCKER_TIMEOUT": 60,
     "DOCKER_NETWORK_MODE": "none",
@@ -45,6 +62,10 @@ GUIDE: dict[str, Any] = {
     "MAX_CPU_QUOTA": 50_000,
     "MAX_PROCESSES": 32,
     "MAX_OPEN_FILES": 1024,
+    "MAX_FILE_SIZE_MB": 10,
+    "MAX_TOTAL_FILE_SIZE_MB": 50,
+    "MAX_FILES_PER_SESSION": 50,
+    "MAX_FILENAME_LENGTH": 255,
     "MAX_CONCURRENT_EXECUTIONS": 10,
     "SESSION_TTL_HOURS": 24,
     "SESSION_ID_LENGTH": 32,
@@ -59,6 +80,14 @@ GUIDE: dict[str, Any] = {
     "REPL_ENABLED": True,
     "REPL_WARMUP_TIMEOUT_SECONDS": 15,
     "REPL_HEALTH_CHECK_TIMEOUT_SECONDS": 5,
+    "STATE_PERSISTENCE_ENABLED": True,
+    "STATE_TTL_SECONDS": 7200,
+    "STATE_MAX_SIZE_MB": 50,
+    "STATE_CAPTURE_ON_ERROR": False,
+    "STATE_ARCHIVE_ENABLED": True,
+    "STATE_ARCHIVE_AFTER_SECONDS": 3600,
+    "STATE_ARCHIVE_TTL_DAYS": 7,
+    "STATE_ARCHIVE_CHECK_INTERVAL_SECONDS": 300,
     "ENABLE_NETWORK_ISOLATION": True,
     "ENABLE_FILESYSTEM_ISOLATION": True,
     "LANG_PYTHON_IMAGE": "python:3.11-slim",
@@ -66,33 +95,59 @@ GUIDE: dict[str, Any] = {
 """The defaults as the configuration guide has them, section by section."""
 
 UNITS = re.compile(
-    r"\b(seconds|hours|MB|characters|CPU time|port|kernels|executions|containers|processes and threads|files|calls"
-    r"|outputs|bytes|user id)\b",
+    r"\b(seconds|hours|days|KB|MB|characters|CPU time|port|kernels|executions|containers|processes and threads"
+    r"|files|calls|outputs|bytes|user id|connections|objects|number of the Redis database)\b",
     re.IGNORECASE,
 )
+
+SPECIAL: dict[str, tuple[str, list[str]]] = {
+    "REDIS_URL": (
+        "redis://:pass@redis:6379/1",
+        ["redis", "http://redis:6379", "redis://redis:port", "redis://r?db=x"],
+    ),
+    "MINIO_ENDPOINT": ("minio:9000", ["http://minio:9000", "https://minio", "minio:9000/bucket", "minio:port"]),
+    "MINIO_BUCKET": ("sessions", ["My_Bucket", "a", "b" * 64, "-sessions"]),
+}
+"""For variables that take text of a certain form: a value, and texts that must be refused."""
 
 
 def example(knob: settings.Knob) -> tuple[str, Any]:
     """A value other than the default: as text for a variable, and as the trait holds it."""
     trait = knob.trait
+    if knob.env in SPECIAL:
+        return SPECIAL[knob.env][0], SPECIAL[knob.env][0]
     if isinstance(trait, Bool):
         return ("false", False) if knob.default else ("true", True)
-    if isinstance(trait, Int):
-        return str(knob.default + 1), knob.default + 1
+    if isinstance(trait, (Int, Float)):
+        value = knob.default + (1 if trait.max is None or knob.default < trait.max else -1)
+        return str(value), value
+    if isinstance(trait, Enum):
+        choice = next(value for value in trait.values or () if value != knob.default)
+        return str(choice), choice
     if isinstance(trait, List):
         return "one, two", ["one", "two"]
     return f"/tmp/{knob.name}", f"/tmp/{knob.name}"
 
 
 def wrong(knob: settings.Knob) -> list[str]:
-    """Texts that the knob must refuse; text itself is never wrong."""
+    """Texts that the knob must refuse; text of no certain form is never wrong."""
     trait = knob.trait
-    if isinstance(trait, Bool):
+    if knob.env in SPECIAL:
+        return SPECIAL[knob.env][1]
+    if isinstance(trait, (Bool, Enum)):
         return ["maybe", "2", "tru"]
     if isinstance(trait, (Int, Float)):
         below = [] if trait.min is None else [str(trait.min - 1)]
-        above = [] if trait.max is None else [str(trait.max + 1)]
-        return ["many", "1.5.2", "1e3", "0x10", "NaN", *below, *above]
+        above = [] if trait.max is None else [str(trait.max + 1)]  # that of a Float may be infinite: refused too
+        return [
+            "many",
+            "1.5.2",
+            "0x10",
+            "NaN",
+            *(["1e3", "1.5"] if isinstance(trait, Int) else []),
+            *below,
+            *above,
+        ]
     return []
 
 
@@ -206,7 +261,9 @@ def test_a_wrong_value_is_refused_and_names_its_variable(knob: settings.Knob) ->
         assert config == Config()
         assert len(problems) == 1, text
         assert problems[0].startswith(f"{knob.env} must be {settings.expected_text(knob.trait)}, not ")
-        assert problems[0].endswith("(from the environment).")
+        assert problems[0].endswith(
+            "(from the environment; a secret, not shown)." if knob.secret else "(from the environment)."
+        )
 
 
 # --- documents
@@ -280,6 +337,14 @@ def test_validate_tells_all_mistakes_at_once(command: Command, tmp_path: Path) -
             "_PY_MIN must be at most CONTAINER_POOL_PY_MAX, got 30 and 20",
         ),
         ({"RUNTIME_DIR": "/tmp/" + "x" * 120}, "RUNTIME_DIR must be a path of at most "),
+        (
+            {"MINIO_ENDPOINT": "http://minio:9000"},
+            "MINIO_ENDPOINT must be a host or host:port, without http:// and without a path, not 'http://minio:9000'",
+        ),
+        (
+            {"REDIS_URL": "http://:hidden@redis"},
+            "REDIS_URL must be a URL such as redis://:password@host:6379/0 (or rediss://, unix://), not what was ",
+        ),
     ],
 )
 def test_validate_tells_what_is_wrong_beyond_values(command: Command, env: dict[str, str], part: str) -> None:
@@ -287,6 +352,27 @@ def test_validate_tells_what_is_wrong_beyond_values(command: Command, env: dict[
     assert done.code == 1
     assert part in done.stderr
     assert "Traceback" not in done.stderr
+    assert "hidden" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"STATE_ARCHIVE_STORE": "none", "STATE_ARCHIVE_ENABLED": "true"},
+        {"STATE_ARCHIVE_AFTER_SECONDS": "7199"},
+        {"STATE_ARCHIVE_AFTER_SECONDS": "7200", "STATE_ARCHIVE_ENABLED": "false"},
+        {"STATE_ARCHIVE_AFTER_SECONDS": "7200", "STATE_ARCHIVE_STORE": "none"},
+        {"STATE_ARCHIVE_AFTER_SECONDS": "7200", "REDIS_HOST": "localhost"},
+        {"STATE_ARCHIVE_AFTER_SECONDS": "7200", "STATE_PERSISTENCE_ENABLED": "false"},
+        {"MINIO_ENDPOINT": "minio", "STATE_ARCHIVE_STORE": "embedded"},
+        {"REDIS_URL": "rediss://:hidden@redis/0?ssl_cert_reqs=none", "REDIS_HOST": "another"},
+        {"REDIS_URL": "redis://hidden@localhost:6379/0"},
+    ],
+    ids=lambda env: " ".join(env),
+)
+def test_validate_is_content_with_settings_that_go_together(command: Command, env: dict[str, str]) -> None:
+    done = command("validate", env=env)
+    assert (done.code, done.stdout, done.stderr) == (0, "the configuration is valid\n", "")
 
 
 def test_security_tells_what_is_unsafe_and_names_each_variable_once(command: Command) -> None:
@@ -307,6 +393,86 @@ def test_security_tells_what_is_unsafe_and_names_each_variable_once(command: Com
 def test_security_is_content_with_a_long_key(command: Command) -> None:
     done = command("security", env={"API_KEY": "k" * 32})
     assert (done.code, done.stdout, done.stderr) == (0, "nothing unsafe was found\n", "")
+
+
+@pytest.mark.parametrize(
+    "env", [{"STATE_ARCHIVE_AFTER_SECONDS": "7200"}, {"STATE_TTL_SECONDS": "3600"}], ids=" ".join
+)
+def test_validate_warns_of_states_that_expire_before_they_are_archived(
+    command: Command, env: dict[str, str]
+) -> None:
+    done = command("validate", env=env)
+    assert (done.code, done.stdout) == (0, "the configuration is valid\n")
+    assert "STATE_ARCHIVE_AFTER_SECONDS should be less than STATE_TTL_SECONDS, got " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+REMOTE = {"REDIS_HOST": "cache.example"}
+
+
+@pytest.mark.parametrize(
+    ("env", "found"),
+    [
+        ({}, []),
+        ({"REDIS_HOST": "localhost"}, []),
+        ({"REDIS_HOST": "127.0.0.1"}, []),
+        ({"REDIS_HOST": "::1"}, []),
+        (REMOTE, ["REDIS_PASSWORD"]),
+        ({"REDIS_HOST": "10.0.0.7"}, ["REDIS_PASSWORD"]),
+        ({**REMOTE, "STATE_STORE": "redis"}, ["REDIS_PASSWORD"]),
+        ({**REMOTE, "STATE_STORE": "embedded"}, []),
+        ({**REMOTE, "REDIS_PASSWORD": "p"}, []),
+        ({**REMOTE, "REDIS_URL": "redis://localhost"}, []),
+        ({**REMOTE, "REDIS_URL": "redis://cache.example"}, ["REDIS_URL"]),
+        ({"REDIS_URL": "redis://cache.example", "REDIS_PASSWORD": "p"}, ["REDIS_URL"]),
+        ({"REDIS_URL": "rediss://cache.example:6380/0"}, ["REDIS_URL"]),
+        ({"REDIS_URL": "redis://cache.example", "STATE_STORE": "embedded"}, []),
+        ({"REDIS_URL": "redis://p@cache.example"}, []),
+        ({"REDIS_URL": "redis://user:p@cache.example"}, []),
+        ({"REDIS_URL": "redis://cache.example?password=p"}, []),
+        ({"REDIS_URL": "rediss://cache.example?ssl_certfile=/own.pem"}, []),
+        ({"REDIS_URL": "redis://[::1]:6379"}, []),
+        ({"REDIS_URL": "redis:///1"}, []),
+        ({"REDIS_URL": "unix:///run/redis.sock"}, []),
+        ({"STATE_STORE": "redis"}, []),
+        ({"MINIO_ENDPOINT": "localhost:9000"}, ["MINIO_SECRET_KEY"]),
+        ({"MINIO_ENDPOINT": "minio:9000"}, ["MINIO_SECRET_KEY"]),
+        ({"MINIO_ENDPOINT": "minio:9000", "MINIO_SECRET_KEY": "another"}, []),
+        ({"MINIO_ENDPOINT": "minio:9000", "STATE_ARCHIVE_STORE": "embedded"}, []),
+        ({"MINIO_ENDPOINT": "minio:9000", "STATE_ARCHIVE_STORE": "none"}, []),
+        ({"MINIO_ENDPOINT": "minio:9000", "STATE_ARCHIVE_ENABLED": "false"}, []),
+        ({"STATE_ARCHIVE_STORE": "minio"}, ["MINIO_SECRET_KEY"]),
+        ({"MINIO_SECURE": "true"}, []),
+    ],
+    ids=str,
+)
+def test_security_looks_at_the_stores_that_are_used(
+    command: Command, env: dict[str, str], found: list[str]
+) -> None:
+    done = command("security", env={"API_KEY": "k" * 32, **env})
+    assert re.findall(r"(?m)^  ([A-Z_]+): ", done.stderr) == found
+    assert done.code == len(found)
+
+
+@pytest.mark.parametrize("redis", ["", "REDIS_HOST", "REDIS_URL", "STATE_STORE=redis", "STATE_STORE=embedded"])
+@pytest.mark.parametrize(
+    "minio", ["", "MINIO_ENDPOINT", *(f"STATE_ARCHIVE_STORE={name}" for name in ("minio", "none"))]
+)
+@pytest.mark.parametrize("both", [False, True])
+def test_what_security_takes_for_used_is_what_the_server_uses(redis: str, minio: str, both: bool) -> None:
+    env = {"STATE_DIR": "/nowhere", **({"REDIS_HOST": "redis", "MINIO_ENDPOINT": "minio"} if both else {})}
+    values = {"REDIS_HOST": "redis", "REDIS_URL": "redis://redis", "MINIO_ENDPOINT": "minio"}
+    for text in filter(None, (redis, minio)):
+        name, _, value = text.partition("=")
+        env[name] = value or values[name]
+    config, problems = settings.environment_config(ALL_CLASSES, env)
+    stores = Stores(config=config)
+    findings = settings.security_findings(settings.effective_values(ALL_CLASSES, config))
+    unsafe = {finding.partition(":")[0] for finding in findings}
+    assert problems == []
+    assert isinstance(stores.cold, MinioStore) == ("MINIO_SECRET_KEY" in unsafe)
+    remote = isinstance(stores.hot, RedisStore) and not stores.hot.place.startswith("localhost")
+    assert remote == bool(unsafe & {"REDIS_PASSWORD", "REDIS_URL"})
 
 
 def test_template_and_table_are_the_documents(command: Command) -> None:
@@ -332,8 +498,9 @@ def test_the_program_ends_with_the_commands_exit_code(tmp_path: Path, variable: 
     assert (done.stdout == "the configuration is valid\n", done.stderr == "") == (code == 0, code == 0)
 
 
-def test_the_secrets_are_the_keys() -> None:
-    assert [knob.env for knob in KNOBS if knob.secret] == ["API_KEY", "API_KEYS"]
+def test_the_secrets_are_the_keys_and_passwords() -> None:
+    secrets = {"API_KEY", "API_KEYS", "REDIS_PASSWORD", "REDIS_URL", "MINIO_SECRET_KEY", "STATE_SECRET"}
+    assert {knob.env for knob in KNOBS if knob.secret} == secrets
 
 
 @pytest.mark.parametrize("argv", [[], ["sumary"]])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from kernelgate import errors
-from kernelgate.errors import ConfigError, GateError, RateLimited
+from kernelgate.errors import BlobsMissing, ConfigError, GateError, RateLimited, StateNotSaved
 
 TREE: dict[str, tuple[str, int, str]] = {
     "GateError": ("Exception", 500, "internal_error"),
@@ -18,13 +18,22 @@ TREE: dict[str, tuple[str, int, str]] = {
     "Unauthorized": ("GateError", 401, "unauthorized"),
     "NotFound": ("GateError", 404, "not_found"),
     "SessionNotFound": ("NotFound", 404, "session_not_found"),
+    "VariableNotFound": ("NotFound", 404, "variable_not_found"),
     "MethodNotAllowed": ("GateError", 405, "method_not_allowed"),
+    "Conflict": ("GateError", 409, "conflict"),
     "RateLimited": ("GateError", 429, "rate_limited"),
     "Unavailable": ("GateError", 503, "unavailable"),
     "EngineError": ("Unavailable", 503, "engine_unavailable"),
     "KernelStartError": ("Unavailable", 503, "kernel_start_failed"),
+    "SessionInUse": ("Unavailable", 503, "session_in_use"),
+    "StateNotSaved": ("Unavailable", 503, "state_not_saved"),
     "ShuttingDown": ("Unavailable", 503, "shutting_down"),
+    "StoreError": ("Unavailable", 503, "store_unavailable"),
+    "StoreFull": ("StoreError", 503, "store_full"),
+    "LeaseLost": ("Unavailable", 503, "lease_lost"),
+    "BlobsMissing": ("GateError", 500, "blobs_missing"),
     "KernelDied": ("GateError", 500, "kernel_died"),
+    "StateRefused": ("GateError", 500, "state_refused"),
     "ImageError": ("GateError", 500, "image_error"),
     "ConfigError": ("GateError", 500, "config_error"),
 }
@@ -81,6 +90,8 @@ def test_every_error_says_what_it_is_for_and_has_its_own_code(cls: type[GateErro
         (GateError("a"), "a", {}),
         (RateLimited("a", retry_after_seconds=3), "a", {"retry_after_seconds": 3}),
         (ConfigError(["a", "b"]), "a\nb", {}),
+        (StateNotSaved("a"), "a", {"executed": True}),
+        (BlobsMissing(["a", "b"]), "2 stored blobs that should have been kept are gone", {}),
     ],
 )
 def test_an_error_carries_its_message_and_its_details(
@@ -91,3 +102,7 @@ def test_an_error_carries_its_message_and_its_details(
 
 def test_a_config_error_keeps_all_problems() -> None:
     assert ConfigError(["a", "b"]).problems == ["a", "b"]
+
+
+def test_missing_blobs_are_named() -> None:
+    assert BlobsMissing(["a", "b"]).names == {"a", "b"}

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import count, pairwise
 from typing import Any, cast
 
@@ -70,9 +70,11 @@ class FakeKernel:
         content: Mapping[str, Any],
         metadata: Mapping[str, Any] | None = None,
         on_output: Listener | None = None,
+        on_state: Listener | None = None,
+        buffers: Sequence[bytes] = (),
     ) -> Request:
-        assert (channel, msg_type) == ("shell", "execute_request")
-        request = Request("id", on_output)
+        assert (channel, msg_type, on_state, buffers) == ("shell", "execute_request", None, ())
+        request = Request("id", on_output, on_state)
         self._task = asyncio.create_task(self._execute(request, content["code"]))
         return request
 
@@ -725,10 +727,10 @@ def test_imports_go_on_when_one_kernel_takes_no_message() -> None:
         await until(lambda: bench.starter.made)
         first = bench.starter.made[0]
 
-        def refuse(*_args: object) -> Request:
+        def refuse(*_args: object, **_options: object) -> Request:
             raise Unavailable("the kernel takes no more messages")
 
-        first.send = refuse  # type: ignore[method-assign,assignment]
+        first.send = refuse  # type: ignore[method-assign]
         bench.starter.finish(5)
         await until(lambda: any(kernel.warmth and kernel.executed for kernel in bench.starter.made))
         await bench.pool.close()

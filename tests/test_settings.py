@@ -75,6 +75,17 @@ class Cellar(Configurable):
     grapes = List(Unicode(), ["red"], help="Grapes.").tag(config=True, env="GRAPES", group="Docker")
 
 
+def warn_of_open_doors(lock: str, given: Mapping[str, Any]) -> str | None:
+    return f"no lock on a door of {given['DOOR']}" if not lock and "DOOR" in given else None
+
+
+class House(Configurable):
+    lock = Unicode("", help="The lock.").tag(
+        config=True, env="LOCK", group="API", insecure_with=warn_of_open_doors
+    )
+    door = Unicode("wood", help="What the door is of.").tag(config=True, env="DOOR", group="API")
+
+
 class DeepCellar(Cellar):
     depth = Float(3.0, help="Depth.").tag(config=True, env="DEPTH", group="Cellars")
 
@@ -384,6 +395,19 @@ def test_what_is_expected_is_said_in_words(name: str, words: str) -> None:
     assert settings.expected_text(trait_of(name)) == in_variables
 
 
+@pytest.mark.parametrize(
+    ("trait", "words"),
+    [
+        (Float(1.0), "a number"),
+        (Float(1.0, min=0.5), "a number of at least 0.5"),
+        (Float(1.0, max=2), "a number of at most 2"),
+        (Float(1.0, min=None, max=None), "a number"),
+    ],
+)
+def test_a_number_without_a_bound_has_none_in_words(trait: Float[Any, Any], words: str) -> None:
+    assert settings.expected(trait) == words
+
+
 # --- the environment
 
 
@@ -632,6 +656,32 @@ def test_summary_is_grouped_masks_secrets_and_shows_what_was_changed() -> None:
 def test_security_findings_come_from_the_tags(key: str, findings: list[str]) -> None:
     values = settings.effective_values(CLASSES, section({"key": key}))
     assert settings.security_findings(values) == findings
+
+
+@pytest.mark.parametrize(
+    ("environ", "findings"),
+    [
+        ({}, []),
+        ({"DOOR": "steel"}, ["LOCK: no lock on a door of steel"]),
+        ({"DOOR": "wood"}, ["LOCK: no lock on a door of wood"]),
+        ({"DOOR": " "}, []),
+        ({"DOOR": "steel", "LOCK": "brass"}, []),
+    ],
+)
+def test_security_findings_may_depend_on_what_else_is_given(environ: dict[str, str], findings: list[str]) -> None:
+    config, problems = settings.environment_config([House], environ)
+    assert problems == []
+    assert settings.security_findings(settings.effective_values([House], config)) == findings
+
+
+def test_security_findings_take_plain_values_as_given() -> None:
+    values = {knob: knob.default for knob in settings.knobs([House])}
+    assert settings.security_findings(values) == ["LOCK: no lock on a door of wood"]
+
+
+def test_what_a_configuration_gives_is_told_from_the_defaults() -> None:
+    config = Config(Cellar=Config(bottles=10), DeepCellar=Config(grapes=["white"]))
+    assert settings.effective_values([DeepCellar], config).given == {"BOTTLES": 10, "GRAPES": ["white"]}
 
 
 # --- documents

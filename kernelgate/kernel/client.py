@@ -228,9 +228,13 @@ async def _wait_done(kernel: Kernel, run: _Run, execution: Execution) -> None:
     if execution.save is None or run.inbox is None:
         await asyncio.shield(run.done)
         return
-    if not await _wait(run.done, execution.save.seconds + SAVE_GRACE):
+    seconds = execution.save.seconds + SAVE_GRACE
+    await asyncio.wait({run.done, kernel.ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if not run.done.done() and kernel.alive:
         run.inbox.fail(f"saving took longer than {execution.save.seconds:g} s")
         await _stop(kernel, run.done)
+    elif not run.done.done():
+        await asyncio.sleep(LAST_WORDS)
     if not run.inbox.complete:
         run.inbox.fail("the kernel ended before it had saved its state")
 

@@ -17,7 +17,7 @@ from kernelgate.auth import Owner
 from kernelgate.errors import SessionInUse, StateRefused, StoreError
 from kernelgate.kernel.background import Background
 from kernelgate.sessions.archive import Archive
-from kernelgate.sessions.record import Manifest, Record, Version
+from kernelgate.sessions.record import Manifest, Record, Version, now
 from kernelgate.sessions.seal import Seal, check
 from kernelgate.stores.store import Commit, Lease, SessionStore
 
@@ -165,11 +165,11 @@ class Vault:
 
     async def commit(self, lease: Lease, record: Record, change: Change) -> None:
         """Store a record and what is new in it. Raises `StoreError`, `LeaseLost`, `BlobsMissing`."""
-        now = time.time()
+        moment = time.time()
         keep = set(change.manifest.names.values()) if change.manifest is not None else set()
-        if now - record.touched > self._life.state / TOUCH_SHARE:
+        if moment - record.touched > self._life.state / TOUCH_SHARE:
             keep |= await self.names(_without_new(record, change))
-            record.touched = now
+            record.touched = moment
         await self._put_head(lease, record, change, keep - set(change.blobs))
 
     async def _put_head(self, lease: Lease, record: Record, change: Change, keep: Collection[str]) -> None:
@@ -297,6 +297,7 @@ class Vault:
         async for blobs in archive.read(key, names):
             await self.hot.put(blobs, self._life.state * BLOB_SLACK)
             there |= set(blobs)
+        record.used = now()  # its life at hand begins again
         await self._put_head(lease, record, Change(), there)
         await archive.remove(key)
         return record
