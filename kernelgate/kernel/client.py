@@ -114,10 +114,11 @@ class _Run:
     def _on_output(self, message: Message) -> None:
         self._last_output = self._loop.time()
         self.fold.add(message)
-        self._check_done()
+        self._await_idle()
 
     def _on_state(self, message: Message) -> None:
         if self.inbox is not None:
+            self._last_output = self._loop.time()
             self.inbox.take(message)
             self._await_idle()
 
@@ -134,26 +135,28 @@ class _Run:
         _complete(self.replied)
         self._await_idle()
 
+    @property
+    def _has_state(self) -> bool:
+        return self.inbox is None or self.inbox.complete
+
     def _await_idle(self) -> None:
-        """Once reply and state are there: wait for the idle status, but not for ever."""
-        self._check_done()
-        if self._all_sent and not self.done.done() and self._timer is None:
+        """Once the reply is there: finish, or wait for the idle status or the state when only that is missing."""
+        if self.reply is None or not (self._has_state or self.fold.idle):
+            return
+        if self._has_state and self.fold.idle:
+            self._finish()
+        elif self._timer is None:
             self._replied_at = self._last_output = self._loop.time()
             self._timer = self._loop.call_later(IDLE_WAIT, self._check_idle)
 
-    @property
-    def _all_sent(self) -> bool:
-        return self.reply is not None and (self.inbox is None or self.inbox.complete)
-
-    def _check_done(self) -> None:
-        if self.fold.idle and self._all_sent:
-            self._finish()
-
     def _check_idle(self) -> None:
-        """Give up on the idle status when output has ceased: it went missing with other messages."""
+        """Give up on what is missing when nothing comes any more: it went missing with other messages."""
         now = self._loop.time()
         if now - self._last_output >= IDLE_WAIT or now - self._replied_at >= IDLE_WAIT_MOST:
-            self.fold.lost()
+            if not self.fold.idle:
+                self.fold.lost()
+            if self.inbox is not None and not self.inbox.complete:
+                self.inbox.fail("the kernel did not send its state")
             self._finish()
         else:
             self._timer = self._loop.call_later(IDLE_WAIT, self._check_idle)
@@ -229,7 +232,8 @@ async def _wait_done(kernel: Kernel, run: _Run, execution: Execution) -> None:
         await asyncio.shield(run.done)
         return
     seconds = execution.save.seconds + SAVE_GRACE
-    await asyncio.wait({run.done, kernel.ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    ends: set[asyncio.Future[Any]] = {run.done, kernel.ended}
+    await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     if not run.done.done() and kernel.alive:
         run.inbox.fail(f"saving took longer than {execution.save.seconds:g} s")
         await _stop(kernel, run.done)

@@ -217,7 +217,7 @@ def state_field(result: Result, session: Session, ready: Ready, error: str, pend
         lost, problem = ready.restored.lost, ready.problem or None
         shown["restored"] = {"names": ready.restored.names, "lost": lost, "error": problem}
     if snapshot is None:
-        return {**shown, "saved": 0, "bytes": 0, "skipped": [], "files": None}
+        return {**shown, "saved": 0, "bytes": 0, "skipped": [], "skipped_count": 0, "files": None}
     layout = snapshot.layout
     files = [entry for entry in layout["files"] if "size" in entry]
     shown["saved"], shown["bytes"] = layout["names"], sum(layout["sizes"])

@@ -143,10 +143,10 @@ class Sessions(LoggingConfigurable):
         async with self._vault.hold(Vault.key(owner, session_id), wait=HOLD_SECONDS) as held:
             if held.record is None and not held.refused and session is None:
                 raise SessionNotFound(f"there is no session {session_id!r}")
+            if session is not None:
+                self._forget(session)
+                await self.drop_kernel(session)
             await self._vault.remove(held.lease, held.record, owner)
-        if session is not None:
-            self._forget(session)
-            await self.drop_kernel(session)
 
     @asynccontextmanager
     async def lease(self, owner: Owner, session_id: str, language: Language) -> AsyncIterator[Session]:
@@ -308,6 +308,9 @@ class Sessions(LoggingConfigurable):
             now = time.monotonic()
             for session in list(self._sessions.values()):
                 if session.users:
+                    continue
+                if session.kernel is None:
+                    self._sessions.pop((session.owner, session.id))  # all there is to know of it is stored
                     continue
                 idle = now - session.used_at
                 if idle > self._state.session_seconds:

@@ -140,10 +140,16 @@ class State:
             self.log.warning("parts of a session's state have gone from the store: all of it is saved again")
             again = Execution("", self._settings.save_seconds, silent=True, save=self.save_request(EMPTY))
             result = await execute(kernel, again)
-            return await self._commit(held, record, EMPTY, run, result.snapshot)
+            return await self._commit(held, record, EMPTY, run, result.snapshot, prolong=False)
 
     async def _commit(
-        self, held: Held, record: Record, has: KernelState, run: Run, snapshot: Snapshot | None
+        self,
+        held: Held,
+        record: Record,
+        has: KernelState,
+        run: Run,
+        snapshot: Snapshot | None,
+        prolong: bool = True,
     ) -> Stored:
         after, blobs, manifest, version = record.copy(), {}, None, None
         number = record.version
@@ -159,7 +165,7 @@ class State:
         after.add(Entry(after.executions, record.version, number, run.started, status, details), version)
         change = Change(blobs, manifest)
         change = replace(change, drop=await self._forget(after, change))
-        await self._vault.commit(held.lease, after, change)
+        await self._vault.commit(held.lease, after, change, prolong)
         if snapshot is None or manifest is None:
             return Stored(after, has)
         return Stored(after, KernelState(snapshot.tag, manifest.names, snapshot.sent))

@@ -73,6 +73,7 @@ class Vault:
         self._seal = seal
         self._holder = holder
         self._life = life
+        self._log = log
         self._background = Background(log, "work on a lease")
         self.dead_holders: set[str] = set()
         """Holders of leases that are known to have ended without giving them back."""
@@ -163,14 +164,24 @@ class Vault:
                 continue
         return shown
 
-    async def commit(self, lease: Lease, record: Record, change: Change) -> None:
-        """Store a record and what is new in it. Raises `StoreError`, `LeaseLost`, `BlobsMissing`."""
+    async def commit(self, lease: Lease, record: Record, change: Change, prolong: bool = True) -> None:
+        """Store a record and what is new in it, and prolong the life of what is old now and then.
+
+        Raises `StoreError`, `LeaseLost`, `BlobsMissing`.
+        """
         moment = time.time()
         keep = set(change.manifest.names.values()) if change.manifest is not None else set()
-        if moment - record.touched > self._life.state / TOUCH_SHARE:
-            keep |= await self.names(_without_new(record, change))
+        if prolong and moment - record.touched > self._life.state / TOUCH_SHARE:
+            keep |= await self._old_names(_without_new(record, change))
             record.touched = moment
         await self._put_head(lease, record, change, keep - set(change.blobs))
+
+    async def _old_names(self, record: Record) -> set[str]:
+        try:
+            return await self.names(record)
+        except StateRefused as error:
+            self._log.warning("old versions of a session are left to expire: %s", error)
+            return set()
 
     async def _put_head(self, lease: Lease, record: Record, change: Change, keep: Collection[str]) -> None:
         info = json.dumps(record.describe(), separators=(",", ":")).encode()
