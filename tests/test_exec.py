@@ -38,6 +38,9 @@ def test_the_reply_has_the_fields_that_clients_read(shell: Run) -> None:
     assert reply.pop("execution_count") >= 1
     assert reply.pop("runtime_status") in ("new", "reused")
     assert reply.pop("runtime_session_id") == session_id
+    state = reply.pop("state")
+    assert (state["captured"], state["pending"], state["error"], state["skipped"]) == (True, False, None, [])
+    assert min(state["version"], state["bytes"]) > 0
     assert reply == {
         "stdout": "hello\n",
         "stderr": "",
@@ -555,17 +558,17 @@ def test_a_client_that_leaves_cancels_its_run(server: Server, client: Client, se
 def test_a_client_that_leaves_ends_a_run_that_ignores_the_interrupt(
     server: Server, client: Client, session_id: str
 ) -> None:
-    """The same with a run that catches everything: its kernel is killed, the next call has a new one."""
-    client.run("lost = 1", session_id=session_id)
+    """The same with a run that catches everything: its kernel is killed, the next call has another one."""
+    client.run("kept = 1", session_id=session_id)
     code = "import time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass"
     connection = send_exec(server, client.body(code, session_id=session_id))
     wait_for(lambda: client.health()["executions"]["running"] == 1)
     time.sleep(0.3)
     connection.close()
     started = time.monotonic()
-    reply = client.run("print('lost' in globals())", session_id=session_id)
+    reply = client.run("print(kept)", session_id=session_id)
     assert time.monotonic() - started < PROMPT
-    assert (reply["stdout"], reply["runtime_status"]) == ("False\n", "new")
+    assert (reply["stdout"], reply["runtime_status"]) == ("1\n", "restored")
 
 
 # --- sessions and their kernels
@@ -626,8 +629,8 @@ def test_without_an_idle_time_each_call_has_a_new_kernel(start_server: StartServ
     assert client.run("x = 1", session_id="a")["runtime_status"] == "new"
     wait_for(lambda: server.containers() == [])
     assert client.session("a")["state"] == "dormant"
-    reply = client.run("print('x' in globals())", session_id="a")
-    assert (reply["stdout"], reply["runtime_status"]) == ("False\n", "new")
+    reply = client.run("print(x)", session_id="a")
+    assert (reply["stdout"], reply["runtime_status"]) == ("1\n", "restored")
     assert client.session("a")["executions"] == 2
 
 
@@ -640,7 +643,7 @@ def test_a_kernel_ends_after_its_idle_time(start_server: StartServer) -> None:
     wait_for(lambda: server.containers() == [])
     assert client.session("a")["state"] == "dormant"
     assert client.health()["kernels"] == 0
-    assert client.run("pass", session_id="a")["runtime_status"] == "new"
+    assert client.run("pass", session_id="a")["runtime_status"] == "restored"
 
 
 def test_the_kernel_that_idled_longest_gives_way(start_server: StartServer) -> None:
@@ -653,7 +656,7 @@ def test_the_kernel_that_idled_longest_gives_way(start_server: StartServer) -> N
     states = {name: client.session(name)["state"] for name in "abc"}
     assert states == {"a": "idle", "b": "dormant", "c": "idle"}
     assert client.run("print(x)", session_id="a")["stdout"] == "1\n"
-    assert client.run("pass", session_id="b")["runtime_status"] == "new"
+    assert client.run("pass", session_id="b")["runtime_status"] == "restored"
 
 
 # --- bounds

@@ -16,6 +16,11 @@ ROUTES = {
     "/exec": {"post"},
     "/sessions": {"get"},
     "/sessions/{session_id}": {"get", "delete"},
+    "/sessions/{session_id}/history": {"get"},
+    "/sessions/{session_id}/undo": {"post"},
+    "/sessions/{session_id}/fork": {"post"},
+    "/sessions/{session_id}/vars": {"get"},
+    "/sessions/{session_id}/vars/{name}": {"get"},
     "/health": {"get"},
     "/health/detailed": {"get"},
     "/openapi.json": {"get"},
@@ -65,7 +70,14 @@ def test_a_session_shows_what_it_is(client: Client, owned: str) -> None:
     created, last_used = session.pop("created"), session.pop("last_used")
     assert datetime.fromisoformat(created) <= datetime.fromisoformat(last_used)
     assert datetime.fromisoformat(created).tzinfo is not None
-    assert session == {"session_id": owned, "lang": "py", "state": "idle", "executions": 1, "user_id": None}
+    assert session == {
+        "session_id": owned,
+        "lang": "py",
+        "state": "idle",
+        "executions": 1,
+        "version": 1,
+        "user_id": None,
+    }
 
 
 def test_a_session_that_runs_is_busy(client: Client, session_id: str) -> None:

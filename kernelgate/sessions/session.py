@@ -51,6 +51,11 @@ class Session:
         """Executions that run or wait."""
         self.deleted = False
 
+    @property
+    def has_run(self) -> bool:
+        """Whether there is, or was, more to it than calls that wait or were refused."""
+        return self.stored or self.kernel is not None
+
     def touch(self) -> None:
         self.used_at = time.monotonic()
 
@@ -120,7 +125,7 @@ class Sessions(LoggingConfigurable):
     async def get(self, owner: Owner, session_id: str) -> dict[str, Any]:
         """Return what the API shows of a session. Raises `SessionNotFound`, `StoreError`."""
         session = self.find(owner, session_id)
-        if session is not None and (session.users or not session.stored):
+        if session is not None and session.has_run and (session.users or not session.stored):
             return session.describe()
         record = await self._vault.load(Vault.key(owner, session_id))
         if record is None:
@@ -133,14 +138,14 @@ class Sessions(LoggingConfigurable):
             each["session_id"]: {**each, "state": "dormant"} for each in await self._vault.descriptions(owner)
         }
         for session in self._sessions.values():
-            if session.owner == owner and (session.id in shown or session.users or not session.stored):
+            if session.owner == owner and (session.id in shown or session.has_run):
                 shown[session.id] = session.describe()
         return sorted(shown.values(), key=lambda each: str(each["last_used"]), reverse=True)
 
     async def delete(self, owner: Owner, session_id: str) -> None:
         """End the session and its kernel, even while it runs code. Raises `SessionNotFound`, `StoreError`."""
         session = self.find(owner, session_id)
-        async with self._vault.hold(Vault.key(owner, session_id), wait=HOLD_SECONDS) as held:
+        async with self._vault.hold(Vault.key(owner, session_id), HOLD_SECONDS, to_remove=True) as held:
             if held.record is None and not held.refused and session is None:
                 raise SessionNotFound(f"there is no session {session_id!r}")
             if session is not None:
@@ -182,6 +187,7 @@ class Sessions(LoggingConfigurable):
         if record is None and session.stored:  # it was deleted or has expired
             record = Record.new(session.owner, session.id, session.language.id)
             session.stored = False
+            held.refused = held.refused or "it is no longer stored: it was deleted elsewhere, or has expired"
             await self.drop_kernel(session)
         elif record is not None:
             if session.kernel is not None and (

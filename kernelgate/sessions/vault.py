@@ -86,12 +86,17 @@ class Vault:
     # ---- one at a time
 
     @asynccontextmanager
-    async def hold(self, key: str, wait: float = 0.0, is_new: bool = False) -> AsyncIterator[Held]:
-        """Hold a session; ``is_new`` says that it cannot be archived. Raises `SessionInUse`, `StoreError`."""
-        lease = await self._acquire(key, wait)
+    async def hold(
+        self, key: str, wait: float = 0.0, is_new: bool = False, to_remove: bool = False
+    ) -> AsyncIterator[Held]:
+        """Hold a session; ``is_new`` says that it cannot be archived, ``to_remove`` what it is held for.
+
+        Raises `SessionInUse`, `StoreError`.
+        """
+        lease = await self._acquire(key, wait, to_remove)
         stop_renewing = self._renew(lease)
         try:
-            yield await self._read(key, lease, is_new)
+            yield await self._read(key, lease, is_new, to_remove)
         finally:
             stop_renewing()
             self._background.spawn(self._release(lease))  # nobody here needs to wait for it
@@ -100,10 +105,10 @@ class Vault:
         """Wait until all leases are given back."""
         await self._background.wait()
 
-    async def _acquire(self, key: str, wait: float) -> Lease:
+    async def _acquire(self, key: str, wait: float, to_free: bool) -> Lease:
         deadline, pause = time.monotonic() + wait, POLL_FIRST
         while True:
-            lease = await self.hot.acquire(key, self._holder, LEASE_SECONDS, self.dead_holders)
+            lease = await self.hot.acquire(key, self._holder, LEASE_SECONDS, self.dead_holders, to_free)
             if lease is not None:
                 return lease
             if time.monotonic() > deadline:
@@ -135,12 +140,14 @@ class Vault:
         except StoreError:
             return  # it runs out
 
-    async def _read(self, key: str, lease: Lease, is_new: bool) -> Held:
+    async def _read(self, key: str, lease: Lease, is_new: bool, to_remove: bool) -> Held:
         try:
             if lease.head is not None:
                 return Held(lease, self._open(key, lease.head))
             if self._archive is None or is_new:
                 return Held(lease, None)
+            if to_remove:
+                return Held(lease, await self.load(key))
             return Held(lease, await self._bring_back(key, lease, self._archive))
         except StateRefused as error:
             return Held(lease, None, refused=str(error))
@@ -277,7 +284,8 @@ class Vault:
     async def archive(self, key: str) -> bool:
         """Move a session that nobody uses to the archive; returns whether that was done."""
         assert self._archive is not None, "there is no archive"
-        lease = await self.hot.acquire(key, f"{self._holder}/archiver", LEASE_SECONDS, self.dead_holders)
+        holder = f"{self._holder}/archiver"
+        lease = await self.hot.acquire(key, holder, LEASE_SECONDS, self.dead_holders, to_free=True)
         if lease is None:
             return False
         stop_renewing = self._renew(lease)

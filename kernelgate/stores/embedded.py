@@ -118,7 +118,9 @@ class EmbeddedStore(SessionStore):
 
     # ---- leases
 
-    async def acquire(self, key: str, holder: str, ttl: float, dead: Collection[str] = ()) -> Lease | None:
+    async def acquire(
+        self, key: str, holder: str, ttl: float, dead: Collection[str] = (), to_free: bool = False
+    ) -> Lease | None:
         def take(db: Connection) -> Lease | None:
             now = time.time()
             token = self._leases.acquire(key, holder, ttl, dead, now)

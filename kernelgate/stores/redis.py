@@ -230,9 +230,11 @@ class RedisStore(SessionStore):
 
     # ---- leases
 
-    async def acquire(self, key: str, holder: str, ttl: float, dead: Collection[str] = ()) -> Lease | None:
+    async def acquire(
+        self, key: str, holder: str, ttl: float, dead: Collection[str] = (), to_free: bool = False
+    ) -> Lease | None:
         keys = lease_key(key), HEADS + key
-        answer = await self._run(scripts.ACQUIRE, keys, (holder, ms(ttl), ms(LEASE_MEMORY), *dead))
+        answer = await self._run(scripts.ACQUIRE, keys, (holder, ms(ttl), ms(LEASE_MEMORY), int(to_free), *dead))
         return None if answer is None else Lease(key, holder, int(answer[0]), answer[1])
 
     async def renew(self, lease: Lease, ttl: float) -> bool:

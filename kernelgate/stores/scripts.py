@@ -41,13 +41,14 @@ if held[1] and (held[1] ~= token or tonumber(held[2] or '0') > tonumber(seq)) th
 ACQUIRE = Script(
     CLOCK
     + """
--- KEYS lease, head; ARGV holder, ttl, memory, dead holders ...
+-- KEYS lease, head; ARGV holder, ttl, memory, whether it is to free memory, dead holders ...
 local held = redis.call('HMGET', KEYS[1], 'holder', 'token', 'until')
 local taken = held[1] and held[1] ~= ARGV[1] and tonumber(held[3] or '0') > now
-for i = 4, #ARGV do taken = taken and held[1] ~= ARGV[i] end
+for i = 5, #ARGV do taken = taken and held[1] ~= ARGV[i] end
 if taken then return false end
 local token = time[1] * 1000000 + time[2]
 if held[2] and tonumber(held[2]) >= token then token = tonumber(held[2]) + 1 end
+if ARGV[4] == '1' then redis.call('PERSIST', KEYS[1]) end -- a script that has written goes on when Redis is full
 redis.call('HSET', KEYS[1], 'holder', ARGV[1], 'token', whole(token), 'until', whole(now + ARGV[2]), 'seq', '0')
 redis.call('PEXPIRE', KEYS[1], whole(ARGV[2] + ARGV[3]))
 return {whole(token), redis.call('GET', KEYS[2])}

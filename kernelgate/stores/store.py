@@ -123,10 +123,13 @@ class SessionStore(BlobStore):
         """Store blobs that live for ``ttl`` seconds, or do not expire, in place of those of the same names."""
         raise NotImplementedError
 
-    async def acquire(self, key: str, holder: str, ttl: float, dead: Collection[str] = ()) -> Lease | None:
+    async def acquire(
+        self, key: str, holder: str, ttl: float, dead: Collection[str] = (), to_free: bool = False
+    ) -> Lease | None:
         """Take the lease of a session for ``ttl`` seconds; None when somebody else holds it.
 
-        A lease that ``holder`` itself or one of ``dead`` holds does not count.
+        A lease that ``holder`` itself or one of ``dead`` holds does not count. ``to_free`` takes it to free memory:
+        a full store gives it, too, where it would raise `StoreFull` otherwise.
         """
         raise NotImplementedError
 

@@ -35,7 +35,8 @@ class Sender:
                 last["layout"] = save.layout
             except BaseException as error:  # noqa: BLE001  an interrupt, or what user code made of this process
                 snapshots.forget()
-                last["error"] = f"saving was cut off: {type(error).__name__} {getattr(error, 'strerror', None) or ''}"
+                reason = getattr(error, "strerror", None) or type(error).__name__
+                last["error"] = f"saving was cut off: {reason}"
                 buffers = []
         self._send(last, buffers)
 
