@@ -128,7 +128,7 @@ class SessionStore(BlobStore):
     ) -> Lease | None:
         """Take the lease of a session for ``ttl`` seconds; None when somebody else holds it.
 
-        A lease that ``holder`` itself or one of ``dead`` holds does not count. ``to_free`` takes it to free memory:
+        A lease that ``holder`` itself or one of ``dead`` holds does not count. ``to_free`` takes it to free room:
         a full store gives it, too, where it would raise `StoreFull` otherwise.
         """
         raise NotImplementedError

@@ -28,11 +28,11 @@ from typing import Any
 
 from .deadline import OutOfTime, deadline
 from .guard import Guard
-from .libraries import NAME, classes, is_a
-from .reduce import StatePickler
+from .libraries import class_name, classes, is_a
+from .reduce import BUILTINS, StatePickler
 from .reduce_classes import QUALNAME
-from .reduce_context import MAIN, Context, Refused, is_found, is_importable
-from .reduce_values import MODULE, REFUSED_BY_ID, array_owners
+from .reduce_context import MAIN, Context, Refused, is_found, is_importable, module_of
+from .reduce_values import REFUSED_BY_ID, array_owners
 from .text import MAX_TEXT, printable
 
 OUT_OF_BAND = 64 << 10
@@ -41,20 +41,29 @@ OUT_OF_BAND = 64 << 10
 RECURSION_LIMIT = 3000
 """While values are saved. C code nests as deep: some ten thousand would overflow the stack of the process."""
 
+SPECIAL = "\0"
+"""Labels that begin so are no names of the user."""
+
 MB = 1 << 20
 ITEM_BYTES = 48
 """What a value costs in the table, besides its name."""
 
-SUSPECT_SHARE = 0.1
+SUSPECT_SHARE = 0.25
 FIRST_SHARE = 0.5
 SMALL_SHARE = 0.125
 """Parts of the time: for one value that failed before; for all values together; of what is left, for each value,
 when all together took too long."""
 
+LARGE_MEMO = 10_000
+"""Objects in the memo. To go through more of them for each value that fails takes longer than to try it alone."""
+
+LARGE = 1000
+"""Items of a container that is saved after the others, so that what fails does so while the memo is small."""
+
 FORMAT = b"KGstate1"
 HEADER = Struct("<8sQ")
-PRELUDE = b"\x80\x05\x97\x94."
-"""A pickle: takes the first buffer, which is the namespace, and remembers it as number 0."""
+PRELUDE = b"\x80\x05\x97\x940\x97\x94."
+"""A pickle: takes two buffers, which are the namespace and the builtins, and remembers them as numbers 0 and 1."""
 
 EMPTY = b"N."
 TAKE_AS = Struct("<2sI1s")
@@ -63,7 +72,7 @@ TAKE_AS = Struct("<2sI1s")
 
 @dataclass(frozen=True)
 class Failure:
-    """A value that is left out. Each text is printable and at most 200 characters long."""
+    """A value that is left out: its label; type and reason are printable and at most 200 characters long."""
 
     name: str
     type: str
@@ -188,12 +197,12 @@ class Scale(Sink):
             return False
 
 
-@dataclass(slots=True)
 class _Item:
-    position: int  # among the items of the caller
-    label: str
-    wrapper: list[Any]
-    had: float = 0.0  # seconds that it was given already
+    def __init__(self, position: int, label: str, value: Any) -> None:
+        self.position = position  # among the items of the caller
+        self.label = label
+        self.wrapper = [value]
+        self.had = 0.0  # seconds that it was given already
 
     @property
     def value(self) -> Any:
@@ -212,35 +221,42 @@ class _Dumping:
         self._sink = Sink(max_bytes)
         self._sink.main += bytes(HEADER.size) + PRELUDE
         self._arrays = classes("numpy", "ndarray")
-        self._items = [_Item(position, label, [value]) for position, (label, value) in enumerate(items)]
-        self._context = self._new_context(namespace)
+        self._items = [_Item(position, label, value) for position, (label, value) in enumerate(items)]
+        self._context = Context(namespace)
+        attempt(seconds * SMALL_SHARE, self._look)
         self._pickler = StatePickler(self._sink, self._context, self._arrays)
         self._queue: list[_Item] = []
         self._done = [(len(self._sink.main), 0, 0)]  # where values end: stream, buffers, bytes of both
         self._started = 0.0
+        self._careful = False  # try each value alone first
         self._failures: dict[int, Failure] = {}
         self._guard = Guard(seconds)
 
-    def _new_context(self, namespace: dict[str, Any]) -> Context:
-        context = Context(namespace)
-        arrays = []
+    def _look(self) -> None:
+        """Find what functions may have as globals, and arrays that share memory."""
+        context, arrays = self._context, []
         for item in self._items:
             kind = type(item.value)
             if kind is ModuleType and not is_importable(item.value):
                 context.homes[id(item.value.__dict__)] = item.value
+            elif kind is dict and "__builtins__" in item.value:  # it was given to exec
+                context.homes[id(item.value)] = item.value
             elif any(kind is each for each in self._arrays):
                 arrays.append(item.value)
         if len(arrays) > 1:
             context.owners = array_owners(arrays)
-        return context
 
     def run(self, suspects: Collection[str]) -> Dump:
         for item in self._items:
             reason = REFUSED_BY_ID.get(id(type(item.value)))
-            if reason is not None:
-                self._fail(item, Refused(reason))
-            elif item.label not in suspects or self._passes(item):
+            seconds = min(self._seconds * SUSPECT_SHARE, self._left() - self._seconds * FIRST_SHARE)
+            error: BaseException | None = None if reason is None else Refused(reason)
+            if error is None and item.label in suspects and seconds > 0:
+                error = self._try_alone(item, seconds)
+            if error is None:
                 self._queue.append(item)
+            else:
+                self._fail(item, error, seconds)
         self._queue.sort(key=_rank)
         self._save_slow(self._save_queue())
         return self._finish()
@@ -248,46 +264,57 @@ class _Dumping:
     def _left(self) -> float:
         return self._end - monotonic()
 
-    def _passes(self, item: _Item) -> bool:
-        """Try a value alone; when it fails that is told."""
-        seconds = min(self._seconds * SUSPECT_SHARE, self._left())
+    def _try_alone(self, item: _Item, seconds: float) -> BaseException | None:
+        """Return what is raised when a value is saved and nothing kept of it."""
         pickler = StatePickler(Scale(self._max_bytes), self._context.copy(), self._arrays)
-        error = attempt(seconds, pickler.dump, item.wrapper)
-        if error is not None:
-            self._fail(item, error, seconds)
-        return error is None
+        return attempt(seconds, pickler.dump, item.wrapper)
 
     def _save_queue(self) -> list[_Item]:
-        """Save all; return what was not ready when its time was over."""
+        """Save all; return what was not ready when its time was over.
+
+        All together at first. One by one after the time for that is over, each with its share, or when it became
+        costly to take back what fails: then each is tried alone before.
+        """
         slow: list[_Item] = []
-        together, end = True, monotonic() + self._left() * FIRST_SHARE
+        end = monotonic() + self._left() * FIRST_SHARE
         while len(self._done) <= len(self._queue):
-            left = self._left()
+            place, left = len(self._done) - 1, self._left()
             if left <= 0:
-                slow += self._queue[len(self._done) - 1 :]
-                del self._queue[len(self._done) - 1 :]
-                break
-            error = attempt(end - monotonic() if together else left * SMALL_SHARE, self._advance, together)
+                return slow + self._drop(place)
+            seconds = max(end - monotonic(), left * SMALL_SHARE)
+            error = self._try_alone(self._queue[place], seconds) if self._careful else None
+            if error is not None:
+                self._queue[place].had = seconds
+                failed = [self._queue.pop(place)]
+            else:
+                error = attempt(seconds, self._advance, not self._careful and monotonic() < end)
+                failed = [] if error is None else self._take_back(error)
             if isinstance(error, OutOfTime):
-                together = False
-                slow += self._take_back(error)
+                slow += failed
             elif error is not None:
-                for item in self._take_back(error):
+                for item in failed:
                     self._fail(item, error)
         return slow
+
+    def _drop(self, place: int) -> list[_Item]:
+        """Take all from ``place`` on out of the queue."""
+        dropped = self._queue[place:]
+        del self._queue[place:]
+        return dropped
 
     def _save_slow(self, slow: list[_Item]) -> None:
         """Give each value that was not ready a fair part of what time is left, if that is more than it had."""
         for count, item in enumerate(slow):
-            seconds = self._left() / (len(slow) - count)
-            error: BaseException | None = OutOfTime()
-            if seconds > item.had:
-                self._queue.append(item)
-                error = attempt(seconds, self._advance, False)
-                if error is not None:
-                    self._take_back(error)
-            if error is not None:
-                self._fail(item, error, max(seconds, item.had))
+            seconds = max(self._left(), 0.0) / (len(slow) - count)
+            if seconds <= item.had:
+                self._fail(item, OutOfTime(), item.had)
+                continue
+            self._queue.append(item)
+            error = attempt(seconds, self._advance, False)
+            if error is not None and len(self._done) <= len(self._queue):
+                self._take_back(error)
+                self._drop(len(self._done) - 1)
+                self._fail(item, error, seconds)
 
     def _advance(self, together: bool) -> None:
         """Save the next value, or ``together`` all that are left."""
@@ -309,16 +336,17 @@ class _Dumping:
         place = len(self._done) - 1
         if place == len(self._queue):
             return []
-        item = self._queue[place]
-        item.had = monotonic() - self._started
+        item, had = self._queue[place], monotonic() - self._started
+        self._sink.cut(*self._done[-1])
+        self._context.forget()
         memo = self._pickler.memo.copy()
+        self._careful = self._careful or len(memo) > LARGE_MEMO
         number, _ = memo.get(id(item.wrapper), (None, None))
         if number is None and isinstance(error, OutOfTime):
             return []
         if number is not None:
             self._pickler.memo = {key: entry for key, entry in memo.items() if entry[0] < number}
-        self._context.forget()
-        self._sink.cut(*self._done[-1])
+        item.had = had
         return [self._queue.pop(place)]
 
     def _fail(self, item: _Item, error: BaseException, seconds: float = 0.0) -> None:
@@ -331,7 +359,7 @@ class _Dumping:
             reason = f"took longer than {seconds:.2g} s" if seconds > 0 else "no time was left for it"
         else:
             reason = failure_reason(error, self._guard)
-        self._failures[item.position] = Failure(printable(item.label), type_name(item.value), printable(reason))
+        self._failures[item.position] = Failure(item.label, type_name(item.value), printable(reason))
 
     def _finish(self) -> Dump:
         """Add the table."""
@@ -382,7 +410,9 @@ def _rank(item: _Item) -> int:
     kind = type(item.value)
     if kind is ModuleType:
         return 0
-    return 1 if kind is FunctionType or is_a(item.value, (type,)) else 2
+    if kind is FunctionType or is_a(item.value, (type,)):
+        return 1
+    return 3 if (kind is list or kind is dict or kind is set or kind is tuple) and len(item.value) > LARGE else 2
 
 
 def failure_reason(error: BaseException, guard: Guard) -> str:
@@ -391,7 +421,7 @@ def failure_reason(error: BaseException, guard: Guard) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deep"
     text = guard.attempt("", error_text, error)
-    name = printable(NAME(type(error)))
+    name = printable(class_name(error))
     return f"{name}: {text}" if text else name
 
 
@@ -403,25 +433,31 @@ def error_text(error: BaseException) -> str:
 def type_name(value: object) -> str:
     """Return the name of the class of a value, with its module unless that says nothing."""
     kind = type(value)
-    module, name = MODULE(kind), QUALNAME(kind)
-    if type(module) is not str or module in ("builtins", MAIN):
-        return printable(name)
-    return printable(f"{module}.{name}")
+    module, name = module_of(kind), str.__str__(QUALNAME(kind))
+    return printable(name if module in (None, "builtins", MAIN) else f"{module}.{name}")
 
 
 # --- loading
 
 
-@dataclass(frozen=True)
 class _Table:
     """Where values are in the stream. ``ends``, ``buffers`` and ``numbers`` begin with the start of the first."""
 
-    labels: list[str]
-    types: list[str]
-    positions: list[int]
-    ends: list[int]
-    buffers: list[int]
-    numbers: list[int]
+    def __init__(
+        self,
+        labels: list[str],
+        types: list[str],
+        positions: list[int],
+        ends: list[int],
+        buffers: list[int],
+        numbers: list[int],
+    ) -> None:
+        self.labels = labels
+        self.types = types
+        self.positions = positions  # among the items of the caller
+        self.ends = ends
+        self.buffers = buffers
+        self.numbers = numbers  # of wrappers in the memo, and its length
 
     @classmethod
     def read(cls, stream: memoryview) -> _Table:
@@ -476,7 +512,7 @@ class _Loading:
         self._namespace = namespace
         self._guard = Guard(1.0)
         self._reader = Reader()
-        self._unpickler = self._start(chain((namespace,), buffers), memoryview(PRELUDE))
+        self._unpickler = self._start(chain((namespace, BUILTINS), buffers), memoryview(PRELUDE))
         self._lost: dict[int, Failure] = {}
 
     def _start(self, buffers: Any, prelude: memoryview) -> Unpickler:
@@ -492,7 +528,7 @@ class _Loading:
             for index, label in enumerate(table.labels):
                 if not self._load(index, values):
                     self._skip(index)
-                elif label not in self._namespace:
+                elif not label.startswith(SPECIAL) and label not in self._namespace:
                     self._namespace[label] = values[table.positions[index]]
                     added.append(label)
         finally:
@@ -515,7 +551,7 @@ class _Loading:
             if isinstance(error, UnpicklingError) and NO_SUCH_NUMBER in reason:
                 reason = "it shares parts with something that could not be loaded"
             self._lost[table.positions[index]] = Failure(
-                printable(table.labels[index]), table.types[index], printable(reason)
+                table.labels[index], table.types[index], printable(reason)
             )
             return False
         return True
@@ -555,8 +591,8 @@ def is_whole(value: Any) -> bool:
     if kind is FunctionType:
         return is_found(value, value.__module__, value.__qualname__)
     if is_a(value, (type,)):
-        return is_found(value, MODULE(value), QUALNAME(value))
-    return MODULE(kind) in NUMPY_TYPES
+        return is_found(value, module_of(value), QUALNAME(value))
+    return module_of(kind) in NUMPY_TYPES
 
 
 ATOMS = (str, bytes, int, float, complex, BuiltinFunctionType)

@@ -7,6 +7,7 @@ that may be part of itself is made empty first (``make_…``) and filled when it
 from __future__ import annotations
 
 import abc
+import enum
 import functools
 import re
 import sys
@@ -172,8 +173,11 @@ def make_enum(
 ) -> Any:
     """Make an enumeration with its members, without its methods."""
     namespace = metaclass.__prepare__(name, bases, **options)
-    for key, value in (*attributes.items(), *members.items()):
+    for key, value in attributes.items():
         namespace[key] = value
+    for key, value in members.items():
+        is_method = isinstance(value, type) or any("__get__" in CLASS_DICT(base) for base in MRO(type(value)))
+        namespace[key] = enum.member(value) if is_method else value
     with without_hooks(bases):
         return metaclass.__new__(metaclass, name, bases, namespace, **options)
 
@@ -218,6 +222,19 @@ def make_exception(cls: Any, args: tuple[Any, ...]) -> Any:
             break
     error.args = args
     return error
+
+
+def make_instance(cls: Any) -> Any:
+    return object.__new__(cls)
+
+
+def fill_instance(value: Any, state: Any) -> None:
+    """Set what an object has, without a look at ``__setstate__`` or ``__setattr__`` of its class."""
+    attributes, slots = state if type(state) is tuple else (state, None)
+    if attributes:
+        value.__dict__.update(attributes)
+    for name, each in (slots or {}).items():
+        object.__setattr__(value, name, each)
 
 
 def make_match(pattern: re.Pattern[Any], name: str, text: Any, start: int, end: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import builtins
 import dataclasses
 import enum
 import functools
@@ -32,6 +33,7 @@ from .reduce_functions import (
 )
 from .reduce_values import (
     DICT_VIEWS,
+    answers_for_all,
     has_own_init,
     is_file,
     is_stubborn,
@@ -39,8 +41,10 @@ from .reduce_values import (
     reduce_dictionary_view,
     reduce_exception,
     reduce_file,
+    reduce_instance,
     reduce_match,
     reduce_memoryview,
+    reduce_named,
     reduce_new_type,
     reduce_proxy,
     reduce_refused,
@@ -49,10 +53,13 @@ from .reduce_values import (
     reduce_type_variable,
     reduce_weak_mapping,
     reduce_weak_set,
+    reduces_itself,
     refusal,
 )
 
 PROTOCOL = 5
+BUILTINS = vars(builtins)
+"""``exec`` puts it into the dictionary it is given."""
 
 KNOWN: dict[type, Reduce | None] = {
     FunctionType: reduce_function,
@@ -111,12 +118,13 @@ class Table(dict[type, Reduce | None]):
 class StatePickler(Pickler):
     """Writes one value after the other to ``sink``; what was written before is referred to.
 
-    In the memo, number 0 is the namespace, so that it is never written itself.
+    The memo begins with the namespace and the builtins, which are never written themselves.
     """
 
     def __init__(self, sink: Sink, context: Context, arrays: tuple[type, ...]) -> None:
         super().__init__(sink, PROTOCOL, buffer_callback=sink.take_buffer)
-        self.memo = {id(context.namespace): (0, context.namespace)}
+        given = (context.namespace, BUILTINS)
+        self.memo = {id(value): (number, value) for number, value in enumerate(given)}
         self._context = context
         self._table = Table(KNOWN)
         self._table.update(dict.fromkeys(arrays, reduce_array))
@@ -138,7 +146,13 @@ def choose(kind: type) -> Reduce | None:
         return reduce_file
     if any(each is BaseException for each in ancestors):
         return reduce_exception if has_own_init(kind) else None
-    return reduce_stubborn if is_stubborn(kind) and kind not in dispatch_table else None
+    if kind in dispatch_table:
+        return None
+    if reduces_itself(kind):
+        return reduce_named
+    if answers_for_all(kind):
+        return reduce_instance
+    return reduce_stubborn if is_stubborn(kind) else None
 
 
 ANCESTORS: tuple[tuple[type, Callable[[Context, Any], Any]], ...] = (

@@ -19,7 +19,7 @@ from typing import Any
 from . import rebuild
 from .libraries import MRO, class_name
 from .rebuild import CLASS_DICT, MUTABLE_FLAG
-from .reduce_context import Context, Refused, is_found
+from .reduce_context import Context, Refused, is_found, module_of
 
 NAME = type.__dict__["__name__"].__get__
 QUALNAME = type.__dict__["__qualname__"].__get__
@@ -29,7 +29,7 @@ BASES = type.__dict__["__bases__"].__get__
 ONLY_ONCE = frozenset({"_abc_impl", "__abstractmethods__", "__slotnames__"})
 """Attributes that Python computes for a class."""
 
-FIRST = ("__module__", "__doc__", "__slots__", "__orig_bases__")
+FIRST = ("__module__", "__doc__", "__slots__", "__orig_bases__", "__parameters__")
 """Attributes that count when a class is made."""
 
 SLOTS_TYPES = (str, tuple, list, dict, set, frozenset)
@@ -75,7 +75,7 @@ def reduce_methods(_context: Context, methods: Methods) -> Any:
 def reduce_class(_context: Context, cls: type) -> Any:
     """By name when it can be imported, else by parts: first a bare class, then what may refer to the class."""
     attributes = CLASS_DICT(cls)
-    if is_found(cls, attributes.get("__module__", "builtins"), QUALNAME(cls)):
+    if is_found(cls, module_of(cls), QUALNAME(cls)):
         return NotImplemented
     if not FLAGS(cls) & MUTABLE_FLAG:
         place = BUILTIN_TYPES.get(id(cls))
@@ -162,7 +162,7 @@ def reduce_enum(cls: Any, attributes: Any) -> Any:
     values = {name: member._value_ if raw is None else raw(member) for name, member in members.items()}
     boundary = attributes.get("_boundary_")
     options = {"boundary": boundary} if isinstance(boundary, enum.FlagBoundary) else {}
-    first = {name: attributes[name] for name in FIRST if name in attributes and name != "__orig_bases__"}
+    first = {name: attributes[name] for name in attributes if name in ("__module__", "__doc__")}
     first["__qualname__"] = QUALNAME(cls)
     rest = {
         name: value

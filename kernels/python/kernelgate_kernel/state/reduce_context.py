@@ -10,6 +10,7 @@ from typing import Any
 from .libraries import is_a
 
 MAIN = "__main__"
+MODULE = type.__dict__["__module__"].__get__
 
 Reduce = Callable[["Context", Any], Any]
 """Tells how an object is saved: what ``Pickler.reducer_override`` returns."""
@@ -22,14 +23,15 @@ class Refused(Exception):
 class Context:
     """Shared by the functions that reduce objects during one dump.
 
-    ``namespace`` holds the user's names. ``homes``: modules that the user made, by the id of their dictionary.
-    ``owners``: the array that stands for a piece of memory, by the id of the array that owns the memory. ``dill``:
-    its version when it was needed.
+    ``namespace`` holds the user's names. ``homes``, by the id of a dictionary that functions may have as globals:
+    the module whose dictionary it is, or the dictionary itself when it is the value of a variable. ``owners``: the
+    array that stands for a piece of memory, by the id of the array that owns it. ``dill``: its version when it was
+    needed.
     """
 
     def __init__(self, namespace: dict[str, Any]) -> None:
         self.namespace = namespace
-        self.homes: dict[int, ModuleType] = {}
+        self.homes: dict[int, ModuleType | dict[str, Any]] = {}
         self.owners: dict[int, Any] = {}
         self.dill: str | None = None
         self._globals: dict[int, tuple[dict[str, Any], dict[str, Any], set[str]]] = {}
@@ -62,6 +64,15 @@ class Context:
             saved.discard(name)
         self._news.clear()
         self.dill = self._dill
+
+
+def module_of(kind: type) -> str | None:
+    """Return the name of the module that a class says it is from."""
+    try:
+        name = MODULE(kind)
+    except AttributeError:
+        return None
+    return name if type(name) is str else None
 
 
 def is_importable(module: object) -> bool:

@@ -44,8 +44,8 @@ def reduce_function(context: Context, function: FunctionType) -> Any:
     return rebuild.make_function, arguments, state, None, None, rebuild.fill_function
 
 
-def home_of(context: Context, variables: dict[str, Any]) -> ModuleType | None:
-    """Return the module whose dictionary this is."""
+def home_of(context: Context, variables: dict[str, Any]) -> ModuleType | dict[str, Any] | None:
+    """Return what has these globals and is saved itself."""
     if id(variables) in context.homes:
         return context.homes[id(variables)]
     name = variables.get("__name__")

@@ -24,7 +24,7 @@ from typing import Any
 from . import rebuild
 from .libraries import MRO, NAME, class_name
 from .rebuild import CLASS_DICT, is_mutable
-from .reduce_context import Context, Refused, is_found
+from .reduce_context import MAIN, Context, Refused, is_found, module_of
 
 REFUSED_TYPES: dict[type, str] = {
     GeneratorType: "a generator cannot be saved: it is in the middle of its work",
@@ -70,7 +70,6 @@ REFUSED_NAMES: dict[tuple[str, str], str] = {
 OPEN_FILE = "an open file cannot be saved"
 STREAMS = ("stdout", "stderr", "stdin", "__stdout__", "__stderr__", "__stdin__")
 
-MODULE = type.__dict__["__module__"].__get__
 DICT_VIEWS = {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
 
 
@@ -78,9 +77,8 @@ def refusal(kind: type) -> str | None:
     """Return why instances of a class are not saved; None when there is no such reason."""
     for base in MRO(kind):
         reason = REFUSED_BY_ID.get(id(base))
-        module = MODULE(base)
-        if reason is None and type(module) is str:
-            reason = REFUSED_NAMES.get((module, NAME(base)))
+        if reason is None:
+            reason = REFUSED_NAMES.get((module_of(base) or "", str.__str__(NAME(base))))
         if reason is not None:
             return reason
     return None
@@ -181,6 +179,10 @@ def reduce_array(context: Context, array: Any) -> Any:
     if owner is None or owner is array or array.dtype.hasobject or not array.size:
         return NotImplemented
     offset = array.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
+    ways = [(length - 1) * step for length, step in zip(array.shape, array.strides, strict=True)]
+    first, last = (offset + sum(way for way in ways if (way > 0) is up) for up in (False, True))
+    if first < 0 or last + array.itemsize > owner.nbytes:
+        return NotImplemented
     arguments = (owner, array.dtype, array.shape, offset, array.strides, array.flags.writeable)
     return rebuild.make_array_view, arguments
 
@@ -195,6 +197,42 @@ def array_owners(values: list[Any]) -> dict[int, Any]:
             owners.setdefault(id(base), array)
             owners.setdefault(id(array), array)
     return owners
+
+
+def reduce_instance(_context: Context, value: Any) -> Any:
+    """As it says itself. Its state is set without asking its class, which may not be able to answer yet."""
+    reduced = value.__reduce_ex__(5)
+    if type(reduced) is not tuple or len(reduced) < 3 or reduced[2] is None:
+        return reduced
+    function, arguments, state, items, pairs = (*reduced, None, None)[:5]
+    return function, arguments, state, items, pairs, rebuild.fill_instance
+
+
+def reduce_named(_context: Context, value: Any) -> Any:
+    """As it says itself, except by a name of the user's: nobody has that name yet when it is loaded."""
+    reduced = value.__reduce_ex__(5)
+    if type(reduced) is not str:
+        return reduced
+    attributes = getattr(value, "__dict__", None)
+    return rebuild.make_instance, (type(value),), attributes or None, None, None, rebuild.fill_instance
+
+
+def reduces_itself(kind: type) -> bool:
+    """Tell whether a class of the user's says how it is saved."""
+    return module_of(kind) == MAIN and any(
+        is_mutable(base) and not CLASS_DICT(base).keys().isdisjoint(("__reduce__", "__reduce_ex__"))
+        for base in MRO(kind)
+    )
+
+
+def answers_for_all(kind: type) -> bool:
+    """Tell whether a class of the user's has answers for any attribute, and says nothing of how it is saved."""
+    names = {name for base in MRO(kind)[:-1] for name in CLASS_DICT(base)}
+    return (
+        module_of(kind) == MAIN
+        and bool(names & {"__getattr__", "__setattr__"})
+        and not names & {"__reduce__", "__reduce_ex__", "__setstate__", "__getstate__"}
+    )
 
 
 def reduce_stubborn(context: Context, value: Any) -> Any:
