@@ -176,7 +176,7 @@ def test_a_container_that_is_removed_from_outside_is_told(start_server: StartSer
     reply = running.result(8)
     assert reply["status"] == "killed"
     after = server.client().run("print(1)", session_id="a")
-    assert (after["stdout"], after["runtime_status"]) == ("1\n", "new")
+    assert (after["stdout"], after["runtime_status"]) == ("1\n", "restored")
 
 
 # --- not starting
