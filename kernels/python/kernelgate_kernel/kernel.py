@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from os import getpid
 from typing import Any, NoReturn
 
 from ipykernel.ipkernel import IPythonKernel
@@ -47,14 +48,14 @@ class SandboxKernel(IPythonKernel):
 
     async def do_execute(self, code: str, silent: bool, *args: Any, cell_meta: Any = None, **kwargs: Any) -> Any:
         wishes = _wishes(cell_meta)
-        pid, kills = os.getpid(), out_of_memory_kills()
+        pid, kills = getpid(), out_of_memory_kills()
         sys.argv = [PROGRAM_NAME, *wishes.get("argv", ())]
         for stream in (self._stdout, self._stderr):
             if isinstance(stream, SandboxStream):
                 stream.begin_cell(wishes.get("max_stream_chars"))
         sys.stdout, sys.stderr = self._stdout, self._stderr
         reply = await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)
-        if os.getpid() != pid:
+        if getpid() != pid:
             _leave_fork(reply)
         sys.stdout, sys.stderr = self._stdout, self._stderr
         if reply["status"] == "error" and out_of_memory_kills() > kills:
@@ -138,10 +139,10 @@ def _wishes(metadata: Any) -> dict[str, Any]:
 
 def install_exit(kernel: SandboxKernel) -> None:
     """Have ``os._exit`` in this process send what was printed first; in forked children it stays as it was."""
-    leave, pid = os._exit, os.getpid()
+    leave, pid = os._exit, getpid()
 
     def _exit(status: int) -> NoReturn:
-        if os.getpid() == pid:
+        if getpid() == pid:
             for stream in (kernel._stdout, kernel._stderr):
                 stream.flush()
             time.sleep(LAST_WORDS_SECONDS)  # ZeroMQ sends in a thread of its own

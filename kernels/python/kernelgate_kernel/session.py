@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
+from json import JSONEncoder
 from typing import Any
 
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import Session
 
 MAX_MESSAGE_BYTES = 32 << 20
+ENCODER = JSONEncoder(default=json_default, allow_nan=False)
+"""One of our own: user code may replace what is in the module ``json``."""
 
 
 def pack(message: Any) -> bytes:
     """Return ``message`` as JSON in ASCII, in which a lone surrogate is as good as any other character."""
     try:
-        return json.dumps(message, default=json_default, allow_nan=False).encode("ascii")
+        return ENCODER.encode(message).encode("ascii")
     except ValueError:  # JSON has no NaN and no infinity
-        return json.dumps(finite(message), default=json_default).encode("ascii")
+        return ENCODER.encode(finite(message)).encode("ascii")
 
 
 def finite(value: Any) -> Any:

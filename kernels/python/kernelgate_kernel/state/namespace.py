@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Mapping
+from os import chdir, environ, getcwd
+from random import getstate, setstate
 from typing import Any
+
+from .guard import Guard
 
 SPECIAL = "\0"
 """Begins the label of what is no variable of the user's."""
 
+NUMPY_SECONDS = 1.0
 OUT = f"{SPECIAL}Out:"
 IN = f"{SPECIAL}In"
 RANDOM = f"{SPECIAL}random"
 NUMPY = f"{SPECIAL}numpy.random"
 LAST = ("_", "__", "___")
 IPYTHONS = re.compile(r"In|Out|_i?h|_oh|_dh|_i{1,3}|_i\d+|_\d+|_{1,3}")
+PYTHONS = frozenset({"__annotations__", "__warningregistry__"})
+"""What Python itself puts into a namespace when code runs."""
+
 MAX_INPUTS = 1000
 """The last cells whose text ``In`` keeps."""
 
@@ -30,7 +37,7 @@ def items(shell: Any) -> list[tuple[str, Any]]:
     found = [
         (name, value)
         for name, value in namespace.items()
-        if type(name) is str and not IPYTHONS.fullmatch(name) and not (name in hidden and hidden[name] is value)
+        if type(name) is str and not _is_not_the_users(name) and not (name in hidden and hidden[name] is value)
     ]
     found += [(SPECIAL + name, namespace[name]) for name in LAST if name in namespace]
     outputs = namespace.get("_oh")
@@ -41,15 +48,18 @@ def items(shell: Any) -> list[tuple[str, Any]]:
     return found + _random_states()
 
 
+def _is_not_the_users(name: str) -> bool:
+    return IPYTHONS.fullmatch(name) is not None or name in PYTHONS
+
+
 def _random_states() -> list[tuple[str, Any]]:
     """Return the states of the random number generators that modules keep for everybody."""
-    found = []
-    random = _modules.get("random")
-    if random is not None:
-        found.append((RANDOM, random._inst.getstate()))
+    found = [(RANDOM, getstate())]
     numpy = _modules.get("numpy.random")
     if numpy is not None:
-        found.append((NUMPY, numpy.get_state(legacy=False)))
+        state = Guard(NUMPY_SECONDS).attempt(None, lambda: numpy.get_state(False))
+        if state is not None:
+            found.append((NUMPY, state))
     return found
 
 
@@ -84,9 +94,9 @@ def _put_inputs(shell: Any, inputs: Any) -> None:
 
 
 def _put_random_states(values: Mapping[str, Any]) -> None:
-    random, numpy = _modules.get("random"), _modules.get("numpy.random")
-    if RANDOM in values and random is not None:
-        random._inst.setstate(values[RANDOM])
+    numpy = _modules.get("numpy.random")
+    if RANDOM in values:
+        setstate(values[RANDOM])
     if NUMPY in values and numpy is not None:
         numpy.set_state(values[NUMPY])
 
@@ -102,36 +112,40 @@ class Surroundings:
     """What has changed of the process: its current folder, environment and module path."""
 
     def __init__(self) -> None:
-        self._environment = dict(os.environ)
+        self._environment = dict(environ)
         self._path = list(sys.path)
 
     def changes(self) -> dict[str, Any]:
         """Return what is different from what it was in the beginning, fit for JSON."""
-        environment = dict(os.environ)
+        environment = dict(environ)
         changed = {name: environment.get(name) for name in {*environment, *self._environment}}
         return {
             "folder": _current_folder(),
             "environment": {n: v for n, v in sorted(changed.items()) if v != self._environment.get(n)},
-            "path": None if sys.path == self._path else [each for each in sys.path if isinstance(each, str)],
+            "path": None if type(sys.path) is not list or sys.path == self._path else _texts(sys.path),
         }
 
     def apply(self, changes: Mapping[str, Any]) -> None:
         """Make the same changes in a process that has begun anew."""
         for name, value in changes["environment"].items():
             if value is None:
-                os.environ.pop(name, None)
+                environ.pop(name, None)
             else:
-                os.environ[name] = value
+                environ[name] = value
         if changes["path"] is not None:
             sys.path[:] = changes["path"]
         try:
-            os.chdir(changes["folder"])
+            chdir(changes["folder"])
         except OSError:
             return  # it was not saved: the work folder it is
 
 
+def _texts(values: list[Any]) -> list[str]:
+    return [value for value in values if type(value) is str]
+
+
 def _current_folder() -> str:
     try:
-        return os.getcwd()
+        return getcwd()
     except OSError:  # it was removed
         return "/mnt/data"

@@ -6,12 +6,12 @@ each large buffer of theirs.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from json import JSONDecoder, JSONEncoder
 from typing import Any
 
 from .chunks import Bytes, Parcel, Shadows, cut, join, refer_all
@@ -29,7 +29,8 @@ SURROUNDINGS, VARIABLES = 0, 1
 
 Json = dict[str, Any]
 
-_dumps, _loads = json.dumps, json.loads
+ENCODER, DECODER = JSONEncoder(), JSONDecoder()
+"""Of our own: user code may replace what is in the module ``json``."""
 
 
 class NotRestored(Exception):
@@ -85,7 +86,7 @@ class Snapshots:
             items(self._shell), self._shell.user_ns, request["max_bytes"], request["seconds"], self._suspects
         )
         self._suspects = frozenset(failure.name for failure in dumped.failed)
-        surroundings = _dumps(self._surroundings.changes()).encode()
+        surroundings = ENCODER.encode(self._surroundings.changes()).encode()
         streams: list[Bytes] = [surroundings, dumped.main, *dumped.buffers]
         layout = {
             "format": FORMAT,
@@ -146,7 +147,7 @@ class Snapshots:
         ]
         names = content["digests"]
         lost = self._folder.restore(layout["files"], lambda index: bytes(chunks[index]), digests=names)
-        self._surroundings.apply(_loads(bytes(streams[SURROUNDINGS])))
+        self._surroundings.apply(DECODER.decode(streams[SURROUNDINGS].decode()))
         try:
             with deadline(content["seconds"]):
                 loaded = load(streams[VARIABLES], streams[VARIABLES + 1 :], self._shell.user_ns)
