@@ -151,7 +151,8 @@ def test_history_is_cut_back_when_it_is_a_fifth_over_its_bound() -> None:
 
 def test_the_oldest_versions_go_when_they_are_too_large_together_and_the_current_one_stays() -> None:
     record = executed(*[True] * 5)
-    trimmed = record.trim(100, 20)
+    assert record.trim(100, 40).versions == []
+    trimmed = record.trim(100, 10)
     assert [version.tag for version in trimmed.versions] == ["t1", "t2", "t3"]
     assert [record.restorable(number) for number in range(6)] == [True, False, False, False, True, True]
     assert record.trim(100, 0).versions[0].tag == "t4"

@@ -15,10 +15,12 @@ from kernelgate.sessions.vault import Vault
 BATCH = 100
 """Sessions that are looked up at once."""
 
-ROUND_SECONDS = 600.0
+ROUND_SECONDS = 300.0
 """The longest time that one server archives before another may."""
 
 LOCK = "archiver"
+LOCK_SECONDS = 30.0
+"""How long a server that was killed keeps the others from archiving."""
 
 
 class Archiver(LoggingConfigurable):
@@ -58,27 +60,30 @@ class Archiver(LoggingConfigurable):
 
     async def round(self) -> int:
         """Archive what is due and remove what has expired; returns how many sessions were archived."""
+        if not await self._vault.alone(LOCK, LOCK_SECONDS):
+            return 0
         archived = 0
-        async with self._vault.alone(LOCK, ROUND_SECONDS) as alone:
-            if not alone:
-                return 0
+        try:
             if self.enabled and self._vault.has_archive:
-                archived = await self._archive_due(time.monotonic() + ROUND_SECONDS / 2)
+                archived = await self._archive_due(time.monotonic() + ROUND_SECONDS)
                 await self._vault.expire_archived(self.ttl_days * 86_400)
             await self._vault.hot.sweep()
+        finally:
+            await asyncio.shield(self._vault.not_alone(LOCK))
         return archived
 
     async def _archive_due(self, deadline: float) -> int:
         archived, passed = 0, set[str]()
         before = time.time() - self.after_seconds
-        while time.monotonic() < deadline:
+        while True:
             keys = [key for key in await self._vault.hot.idle(before, BATCH + len(passed)) if key not in passed]
-            if not keys:
-                break
             for key in keys:
+                if time.monotonic() > deadline or not await self._vault.alone(LOCK, LOCK_SECONDS):
+                    return archived
                 passed.add(key)
                 archived += await self._archive(key)
-        return archived
+            if not keys:
+                return archived
 
     async def _archive(self, key: str) -> bool:
         try:

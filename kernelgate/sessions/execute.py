@@ -73,12 +73,16 @@ class Executor(LoggingConfigurable):
         async with AsyncExitStack() as held:
             session = await held.enter_async_context(self._lease(request))
             hold = await self._hold(held, session, request)
-            ready = await self._sessions.kernel(session, hold.refused if hold is not None else "")
+            ready = await self._sessions.kernel(session, hold.problem if hold is not None else "")
             self._sessions.mark(session, busy=True)
             on_start()
             run = await self._execute(session, ready, request)
             if hold is None:
                 return _with_state(run, session, ready, error="the store cannot be reached: nothing was saved")
+            if hold.refused:
+                return _with_state(
+                    run, session, ready, error=f"nothing is saved until it is deleted: {hold.problem}"
+                )
             if self._state.durable:
                 await self._commit(session, hold, ready, run)
                 return _with_state(run, session, ready)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from kernelgate.auth import Owner
-from kernelgate.errors import Conflict, SessionNotFound, StateRefused
+from kernelgate.errors import Conflict, SessionNotFound
 from kernelgate.sessions.admission import Admission
 from kernelgate.sessions.record import Entry, Record
 from kernelgate.sessions.session import Sessions
@@ -34,7 +34,8 @@ class History:
         if record is None:
             raise SessionNotFound(f"there is no session {session_id!r}")
         entries = [entry for entry in record.entries if before is None or entry.number < before][-limit:]
-        details = await self._details(entries)
+        blobs = await self._vault.found_blobs(Vault.key(owner, session_id), {entry.blob for entry in entries})
+        details = {name: json.loads(data) for name, data in blobs.items()}
         return {
             "session_id": record.id,
             "version": record.version,
@@ -83,22 +84,6 @@ class History:
     async def _store(self, owner: Owner, fork: Record) -> None:
         async with self._vault.hold(Vault.key(owner, fork.id), is_new=True) as held:
             await self._vault.commit(held.lease, fork, Change())
-
-    async def _details(self, entries: list[Entry]) -> dict[str, Json]:
-        """Return code and outputs by the names of their blobs; those that have expired are left out."""
-        try:
-            found = await self._vault.blobs({entry.blob for entry in entries})
-        except StateRefused:
-            found = {}
-            for entry in entries:
-                found.update(await self._if_there(entry.blob))
-        return {name: json.loads(data) for name, data in found.items()}
-
-    async def _if_there(self, name: str) -> dict[str, bytes]:
-        try:
-            return await self._vault.blobs([name])
-        except StateRefused:
-            return {}
 
 
 def _shown(record: Record, entry: Entry, details: Json | None) -> Json:

@@ -180,7 +180,7 @@ class Record:
             {self.version} | {entry.version for entry in self.entries} | {entry.base for entry in self.entries}
         )
         gone = [number for number in self.versions if number not in needed]
-        total = sum(self.versions[number].size for number in self.versions if number not in gone)
+        total = sum(each.size for number, each in self.versions.items() if number not in (self.version, *gone))
         if total > max_bytes * SLACK:
             for number in sorted(set(self.versions) - {self.version, *gone}):
                 if total > max_bytes:

@@ -38,8 +38,13 @@ class Seal:
         return hmac.digest(self._key, name.encode() + b"\0" + data, "sha256")
 
 
+def is_whole(name: str, data: bytes) -> bool:
+    """Tell whether a blob is what its name says."""
+    return hashlib.sha256(data).hexdigest() == digest_of(name)
+
+
 def check(blobs: Mapping[str, bytes]) -> None:
     """Raise `StateRefused` when a blob is not what its name says."""
     for name, data in blobs.items():
-        if hashlib.sha256(data).hexdigest() != digest_of(name):
+        if not is_whole(name, data):
             raise StateRefused("a part of the stored state fails its check: it is damaged or was changed")

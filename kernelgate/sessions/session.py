@@ -52,9 +52,9 @@ class Session:
         self.deleted = False
 
     @property
-    def has_run(self) -> bool:
-        """Whether there is, or was, more to it than calls that wait or were refused."""
-        return self.stored or self.kernel is not None
+    def is_only_known_here(self) -> bool:
+        """Whether what the store says of it is not the last word; calls that wait or were refused do not count."""
+        return (self.stored or self.kernel is not None) and (self.users > 0 or not self.stored)
 
     def touch(self) -> None:
         self.used_at = time.monotonic()
@@ -125,7 +125,7 @@ class Sessions(LoggingConfigurable):
     async def get(self, owner: Owner, session_id: str) -> dict[str, Any]:
         """Return what the API shows of a session. Raises `SessionNotFound`, `StoreError`."""
         session = self.find(owner, session_id)
-        if session is not None and session.has_run and (session.users or not session.stored):
+        if session is not None and session.is_only_known_here:
             return session.describe()
         record = await self._vault.load(Vault.key(owner, session_id))
         if record is None:
@@ -138,7 +138,7 @@ class Sessions(LoggingConfigurable):
             each["session_id"]: {**each, "state": "dormant"} for each in await self._vault.descriptions(owner)
         }
         for session in self._sessions.values():
-            if session.owner == owner and (session.id in shown or session.has_run):
+            if session.owner == owner and (session.id in shown or session.is_only_known_here):
                 shown[session.id] = session.describe()
         return sorted(shown.values(), key=lambda each: str(each["last_used"]), reverse=True)
 
@@ -187,7 +187,7 @@ class Sessions(LoggingConfigurable):
         if record is None and session.stored:  # it was deleted or has expired
             record = Record.new(session.owner, session.id, session.language.id)
             session.stored = False
-            held.refused = held.refused or "it is no longer stored: it was deleted elsewhere, or has expired"
+            held.problem = held.problem or "it is no longer stored: it was deleted elsewhere, or has expired"
             await self.drop_kernel(session)
         elif record is not None:
             if session.kernel is not None and (
@@ -197,10 +197,10 @@ class Sessions(LoggingConfigurable):
             session.stored = True
         session.record = record or session.record
 
-    async def kernel(self, session: Session, refused: str = "") -> Ready:
+    async def kernel(self, session: Session, problem: str = "") -> Ready:
         """Return a kernel in the session's state. Raises `KernelStartError`, `EngineError`, `StoreError`.
 
-        A state that cannot be restored is told of in the result; the session then begins anew. ``refused`` says
+        A state that cannot be restored is told of in the result; the session then begins anew. ``problem`` says
         why that is so already.
         """
         if session.kernel is not None and session.kernel.alive:
@@ -216,7 +216,7 @@ class Sessions(LoggingConfigurable):
         except BaseException:
             await asyncio.shield(self.drop_kernel(session))
             raise
-        return Ready(kernel, "restored" if session.has.tag else "new", restored, problem=refused)
+        return Ready(kernel, "restored" if session.has.tag else "new", restored, problem)
 
     async def _new_kernel(self, session: Session) -> Kernel:
         await self.drop_kernel(session)

@@ -18,12 +18,17 @@ from kernelgate.errors import SessionInUse, StateRefused, StoreError
 from kernelgate.kernel.background import Background
 from kernelgate.sessions.archive import Archive
 from kernelgate.sessions.record import Manifest, Record, Version, now
-from kernelgate.sessions.seal import Seal, check
+from kernelgate.sessions.seal import Seal, check, is_whole
 from kernelgate.stores.store import Commit, Lease, SessionStore
 
 LEASE_SECONDS = 15.0
+ARCHIVER = "/archiver"
+"""Ends the name under which a server archives: it must not take a session from its own executions."""
+
 RENEW_SECONDS = 5.0
 POLL_FIRST, POLL_MOST = 0.02, 0.25
+RELEASE_PAUSE = 1.0
+CLOSE_SECONDS = 3.0
 
 INLINE_BYTES = 256 << 10
 """Up to so many bytes are checked on the loop; more go to a thread."""
@@ -55,11 +60,16 @@ class Change:
 
 @dataclass
 class Held:
-    """A session that nobody else may change now. ``refused`` says why its record could not be read."""
+    """A session that nobody else may change now.
+
+    ``problem`` says why it has no record although there was one. ``refused``: there is one that is not to be
+    trusted, and nothing must be stored in its place, as it may be fine to a server with another key.
+    """
 
     lease: Lease
     record: Record | None
-    refused: str = ""
+    problem: str = ""
+    refused: bool = False
 
 
 class Vault:
@@ -102,19 +112,27 @@ class Vault:
             self._background.spawn(self._release(lease))  # nobody here needs to wait for it
 
     async def close(self) -> None:
-        """Wait until all leases are given back."""
-        await self._background.wait()
+        """Wait until all leases are given back, if the store is there to take them."""
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._background.wait()
+        except TimeoutError:
+            self._background.cancel()
 
     async def _acquire(self, key: str, wait: float, to_free: bool) -> Lease:
         deadline, pause = time.monotonic() + wait, POLL_FIRST
         while True:
-            lease = await self.hot.acquire(key, self._holder, LEASE_SECONDS, self.dead_holders, to_free)
+            lease = await self.hot.acquire(key, self._holder, LEASE_SECONDS, self._dead(), to_free)
             if lease is not None:
                 return lease
             if time.monotonic() > deadline:
                 raise SessionInUse("another server uses the session: try again later")
             await asyncio.sleep(pause)
             pause = min(POLL_MOST, pause * 2)
+
+    def _dead(self) -> set[str]:
+        """Return who is known to have died with leases."""
+        return {f"{name}{suffix}" for name in self.dead_holders for suffix in ("", ARCHIVER)}
 
     def _renew(self, lease: Lease) -> Callable[[], None]:
         """Prolong the lease every now and then until what is returned is called."""
@@ -135,10 +153,15 @@ class Vault:
         return lambda: timer[0].cancel()
 
     async def _release(self, lease: Lease) -> None:
-        try:
-            await self.hot.release(lease)
-        except StoreError:
-            return  # it runs out
+        """Give a lease back; while the store is away, until the lease has run out."""
+        end = time.monotonic() + LEASE_SECONDS
+        while time.monotonic() < end:
+            try:
+                await self.hot.release(lease)
+            except StoreError:
+                await asyncio.sleep(RELEASE_PAUSE)
+            else:
+                return
 
     async def _read(self, key: str, lease: Lease, is_new: bool, to_remove: bool) -> Held:
         try:
@@ -150,7 +173,7 @@ class Vault:
                 return Held(lease, await self.load(key))
             return Held(lease, await self._bring_back(key, lease, self._archive))
         except StateRefused as error:
-            return Held(lease, None, refused=str(error))
+            return Held(lease, None, problem=str(error), refused=True)
 
     # ---- records
 
@@ -236,6 +259,15 @@ class Vault:
             await asyncio.get_running_loop().run_in_executor(None, check, found)
         return found
 
+    async def found_blobs(self, key: str, names: Collection[str]) -> dict[str, bytes]:
+        """Return those of a session's blobs that are there, in any tier, and are what their names say."""
+        found = await self.hot.get(names)
+        missing = [name for name in names if name not in found]
+        if missing and self._archive is not None:
+            async for blobs in self._archive.read(key, missing):
+                found.update(blobs)
+        return {name: data for name, data in found.items() if is_whole(name, data)}
+
     async def manifest(self, version: Version) -> Manifest:
         """Return what a version consists of. Raises `StateRefused`, `StoreError`."""
         return Manifest.from_bytes((await self.blobs([version.manifest]))[version.manifest])
@@ -267,15 +299,13 @@ class Vault:
     def has_archive(self) -> bool:
         return self._archive is not None
 
-    @asynccontextmanager
-    async def alone(self, lock: str, seconds: float) -> AsyncIterator[bool]:
-        """Tell whether this server, for at most ``seconds``, is the only one that is told so."""
-        alone = await self.hot.lock(lock, self._holder, seconds)
-        try:
-            yield alone
-        finally:
-            if alone:
-                await asyncio.shield(self.hot.unlock(lock, self._holder))
+    async def alone(self, lock: str, seconds: float) -> bool:
+        """Tell whether this server, for the next ``seconds``, is the only one that is told so."""
+        return await self.hot.lock(lock, self._holder, seconds)
+
+    async def not_alone(self, lock: str) -> None:
+        """Let another server be told so."""
+        await self.hot.unlock(lock, self._holder)
 
     async def expire_archived(self, seconds: float) -> int:
         """Remove the sessions that were archived longer than ``seconds`` ago; returns how many."""
@@ -284,8 +314,8 @@ class Vault:
     async def archive(self, key: str) -> bool:
         """Move a session that nobody uses to the archive; returns whether that was done."""
         assert self._archive is not None, "there is no archive"
-        holder = f"{self._holder}/archiver"
-        lease = await self.hot.acquire(key, holder, LEASE_SECONDS, self.dead_holders, to_free=True)
+        holder = f"{self._holder}{ARCHIVER}"
+        lease = await self.hot.acquire(key, holder, LEASE_SECONDS, self._dead(), to_free=True)
         if lease is None:
             return False
         stop_renewing = self._renew(lease)

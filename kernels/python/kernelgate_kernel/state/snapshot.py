@@ -7,6 +7,7 @@ each large buffer of theirs.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -134,19 +135,17 @@ class Snapshots:
 
     # ---- restoring
 
-    def restore(self, content: Mapping[str, Any], chunks: Sequence[memoryview]) -> tuple[int, list[Json]]:
+    def restore(self, content: Mapping[str, Any], chunks: list[memoryview]) -> tuple[int, list[Json]]:
         """Load a state into a fresh shell; returns how many variables there are and what was lost.
 
-        Raises `NotRestored`; then no variable was loaded.
+        ``chunks`` is empty afterwards: memory may be short, and the state is in it once. Raises `NotRestored`; then
+        no variable was loaded.
         """
         layout = content["layout"]
         _check(layout)
-        streams = [
-            join((chunks[ref] for ref in refs), size)
-            for refs, size in zip(layout["streams"], layout["sizes"], strict=True)
-        ]
         names = content["digests"]
         lost = self._folder.restore(layout["files"], lambda index: bytes(chunks[index]), digests=names)
+        streams = _take_streams(layout, chunks)
         self._surroundings.apply(DECODER.decode(streams[SURROUNDINGS].decode()))
         try:
             with deadline(content["seconds"]):
@@ -158,6 +157,25 @@ class Snapshots:
         count = put_back(self._shell, loaded.values, layout["execution_count"])
         self._tag, self._stored = content["tag"], frozenset(names)
         return count, [*_told(loaded.lost), *lost][:MAX_SKIPPED]
+
+
+def _take_streams(layout: Mapping[str, Any], chunks: list[memoryview]) -> list[bytearray]:
+    """Put the streams together, each chunk gone after its last use."""
+    uses = Counter(ref for refs in layout["streams"] for ref in refs)
+
+    def take(ref: int) -> memoryview:
+        uses[ref] -= 1
+        chunk = chunks[ref]
+        if not uses[ref]:
+            chunks[ref] = memoryview(b"")
+        return chunk
+
+    streams = [
+        join((take(ref) for ref in refs), size)
+        for refs, size in zip(layout["streams"], layout["sizes"], strict=True)
+    ]
+    chunks.clear()
+    return streams
 
 
 def _skipped(dumped: Dump) -> Json:
