@@ -138,8 +138,12 @@ class Sessions(LoggingConfigurable):
             each["session_id"]: {**each, "state": "dormant"} for each in await self._vault.descriptions(owner)
         }
         for session in self._sessions.values():
-            if session.owner == owner and (session.id in shown or session.is_only_known_here):
+            if session.owner != owner:
+                continue
+            if session.is_only_known_here:
                 shown[session.id] = session.describe()
+            elif session.id in shown:
+                shown[session.id]["state"] = session.state
         return sorted(shown.values(), key=lambda each: str(each["last_used"]), reverse=True)
 
     async def delete(self, owner: Owner, session_id: str) -> None:

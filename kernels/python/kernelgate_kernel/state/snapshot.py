@@ -138,7 +138,7 @@ class Snapshots:
     def restore(self, content: Mapping[str, Any], chunks: list[memoryview]) -> tuple[int, list[Json]]:
         """Load a state into a fresh shell; returns how many variables there are and what was lost.
 
-        ``chunks`` is empty afterwards: memory may be short, and the state is in it once. Raises `NotRestored`; then
+        ``chunks`` is empty afterwards: memory may be short. Raises `NotRestored`; then
         no variable was loaded.
         """
         layout = content["layout"]
