@@ -88,8 +88,10 @@ class SandboxKernel(IPythonKernel):
         try:
             names, lost = self._snapshots.restore(content, parts)
             reply = {"status": "ok", "restored": names, "lost": lost}
-        except (NotRestored, OSError, ValueError) as error:
+        except NotRestored as error:
             reply = {"status": "error", "reason": str(error)}
+        except Exception as error:  # noqa: BLE001  user code made the state, and may have forged it
+            reply = {"status": "error", "reason": f"it is not in order: {type(error).__name__}"}
         self._reply(stream, "kernelgate_restore_reply", reply, ident, parent)
 
     async def vars_request(self, stream: Any, ident: Any, parent: Any) -> None:
