@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from kernelgate.auth import Owner
@@ -36,6 +37,11 @@ class Entry:
     blob: str
     undone: bool = False
 
+    @cached_property
+    def text(self) -> str:
+        """The execution as JSON, made once: a record is written with each execution."""
+        return _json([self.number, self.base, self.version, self.started, self.status, self.blob, self.undone])
+
 
 @dataclass(frozen=True)
 class Version:
@@ -44,6 +50,11 @@ class Version:
     manifest: str
     tag: str
     size: int
+
+    @cached_property
+    def text(self) -> str:
+        """The state as JSON."""
+        return _json([self.manifest, self.tag, self.size])
 
 
 @dataclass
@@ -106,20 +117,21 @@ class Record:
         }
 
     def to_bytes(self) -> bytes:
-        entries = [vars(entry) for entry in self.entries]
-        versions = {number: vars(version) for number, version in self.versions.items()}
-        value = {"format": RECORD_FORMAT, **vars(self), "entries": entries, "versions": versions}
-        return json.dumps(value, separators=(",", ":")).encode()
+        """Return the record as JSON."""
+        entries = ",".join(entry.text for entry in self.entries)
+        versions = ",".join(f'"{number}":{version.text}' for number, version in self.versions.items())
+        rest = _json({**vars(self), "format": RECORD_FORMAT, "entries": None, "versions": None})
+        return f"[{rest},[{entries}],{{{versions}}}]".encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Record:
         """Read a record. Raises `StateRefused` for one of another format."""
-        value = json.loads(data)
-        if value.pop("format", None) != RECORD_FORMAT:
+        rest, entries, versions = json.loads(data)
+        if rest.pop("format") != RECORD_FORMAT:
             raise StateRefused("the session was stored by another version of kernelgate")
-        record = cls(**{each.name: value[each.name] for each in fields(cls)})
-        record.entries = [Entry(**entry) for entry in value["entries"]]
-        record.versions = {int(number): Version(**version) for number, version in value["versions"].items()}
+        record = cls(**rest)
+        record.entries = [Entry(*entry) for entry in entries]
+        record.versions = {int(number): Version(*version) for number, version in versions.items()}
         return record
 
     def add(self, entry: Entry, version: Version | None) -> None:
@@ -174,6 +186,9 @@ class Record:
     def trim(self, max_entries: int, max_bytes: int) -> Trimmed:
         """Forget the oldest executions and versions, once there are a fifth more than the bounds allow."""
         entries: list[Entry] = []
+        size = sum(each.size for each in self.versions.values())
+        if len(self.entries) <= max_entries * SLACK and size <= max_bytes * SLACK:
+            return Trimmed([], [])
         if len(self.entries) > max_entries * SLACK:
             entries, self.entries = self.entries[:-max_entries], self.entries[-max_entries:]
         needed = (
@@ -199,6 +214,10 @@ class Trimmed:
 
     entries: list[Entry]
     versions: list[Version]
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def now() -> str:

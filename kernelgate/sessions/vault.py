@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from copy import copy
@@ -29,6 +30,9 @@ RENEW_SECONDS = 5.0
 POLL_FIRST, POLL_MOST = 0.02, 0.25
 RELEASE_PAUSE = 1.0
 CLOSE_SECONDS = 3.0
+
+MAX_OPENED = 128
+"""Records that are kept at hand."""
 
 INLINE_BYTES = 256 << 10
 """Up to so many bytes are checked on the loop; more go to a thread."""
@@ -85,6 +89,7 @@ class Vault:
         self._life = life
         self._log = log
         self._background = Background(log, "work on a lease")
+        self._opened: OrderedDict[str, tuple[bytes, Record]] = OrderedDict()
         self.dead_holders: set[str] = set()
         """Holders of leases that are known to have ended without giving them back."""
 
@@ -215,12 +220,13 @@ class Vault:
 
     async def _put_head(self, lease: Lease, record: Record, change: Change, keep: Collection[str]) -> None:
         info = json.dumps(record.describe(), separators=(",", ":")).encode()
+        head = self._seal.close(lease.key, record.to_bytes())
         await self.hot.commit(
             lease,
             Commit(
                 key=lease.key,
                 owner=owner_name(Owner(record.owner, record.user)),
-                head=self._seal.close(lease.key, record.to_bytes()),
+                head=head,
                 info=self._seal.close(lease.key, info),
                 blobs=change.blobs,
                 keep=keep,
@@ -231,6 +237,7 @@ class Vault:
                 used_at=time.time(),
             ),
         )
+        self._remember(lease.key, head, record)
 
     async def remove(self, lease: Lease, record: Record | None, owner: Owner) -> None:
         """Remove a session from all tiers. Blobs that others may refer to expire in time."""
@@ -243,7 +250,18 @@ class Vault:
             await self._archive.remove(lease.key)
 
     def _open(self, key: str, head: bytes) -> Record:
-        return Record.from_bytes(self._seal.open(key, head))
+        known = self._opened.get(key)
+        if known is None or known[0] != head:
+            known = head, Record.from_bytes(self._seal.open(key, head))
+            self._remember(key, *known)
+        return known[1].copy()
+
+    def _remember(self, key: str, head: bytes, record: Record) -> None:
+        """Keep a record that was opened or sealed, so that it need not be opened again while it stays the same."""
+        self._opened[key] = head, record.copy()
+        self._opened.move_to_end(key)
+        if len(self._opened) > MAX_OPENED:
+            self._opened.popitem(last=False)
 
     # ---- blobs
 
