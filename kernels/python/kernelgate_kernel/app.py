@@ -17,7 +17,7 @@ from traitlets.config import Config
 
 from . import loops
 from .kernel import SandboxKernel, install_exit
-from .session import SandboxSession, pack
+from .session import SandboxSession, pack, unpack
 
 FONT_CACHE = Path("/opt/kernelgate/matplotlib")
 
@@ -32,7 +32,7 @@ class SandboxKernelApp(IPKernelApp):
 
     @default("session")
     def _default_session(self) -> SandboxSession:
-        return SandboxSession(parent=self, pack=pack)
+        return SandboxSession(parent=self, pack=pack, unpack=unpack)
 
     def initialize(self, argv: Any = None) -> None:
         loops.install()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from json import JSONEncoder
+from json import JSONDecoder, JSONEncoder
 from typing import Any
 
 from jupyter_client.jsonutil import json_default
@@ -11,7 +11,8 @@ from jupyter_client.session import Session
 
 MAX_MESSAGE_BYTES = 32 << 20
 ENCODER = JSONEncoder(default=json_default, allow_nan=False)
-"""One of our own: user code may replace what is in the module ``json``."""
+DECODER = JSONDecoder()
+"""Of our own: user code may replace what is in the module ``json``."""
 
 
 def pack(message: Any) -> bytes:
@@ -20,6 +21,11 @@ def pack(message: Any) -> bytes:
         return ENCODER.encode(message).encode("ascii")
     except ValueError:  # JSON has no NaN and no infinity
         return ENCODER.encode(finite(message)).encode("ascii")
+
+
+def unpack(data: Any) -> Any:
+    """Return the value of JSON, given as text or bytes."""
+    return DECODER.decode(data if isinstance(data, str) else bytes(data).decode("utf-8", "replace"))
 
 
 def finite(value: Any) -> Any:
