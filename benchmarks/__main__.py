@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from benchmarks import latency, load, memory, startup
+from benchmarks import latency, load, memory, startup, state
 from benchmarks.process import ChildEnded
 from benchmarks.table import Row, table
 
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "load": load.measure,
     "startup": startup.measure,
     "memory": memory.measure,
+    "state": state.measure,
 }
 
 

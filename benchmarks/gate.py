@@ -113,6 +113,7 @@ def serving(**variables: str) -> Iterator[Gate]:
             API_HOST="127.0.0.1",
             API_PORT=str(port),
             RUNTIME_DIR=str(home),
+            STATE_DIR=str(home / "state"),
             SHUTDOWN_SECONDS="1",
             **variables,
         )
