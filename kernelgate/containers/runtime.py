@@ -236,10 +236,11 @@ class KernelFolder:
         text = json.dumps(data).encode()
         if len(text) > FILE_LIMIT:
             raise ValueError(f"a note may have {FILE_LIMIT} bytes, not {len(text)}")
-        fresh = f"{self.note}.new"
-        with open(fresh, "wb") as file:
-            file.write(text)
-        os.replace(fresh, self.note)
+        descriptor = os.open(self.note, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:  # one write, no shorter than what was there: a kill leaves the old or the new
+            os.pwrite(descriptor, text.ljust(os.fstat(descriptor).st_size), 0)
+        finally:
+            os.close(descriptor)
 
     def read_note(self) -> dict[str, Any] | None:
         """Return what `write_note` wrote; None when there is no note, or none that can be read."""

@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import os
 import secrets
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -18,6 +20,7 @@ from kernelgate.stores.database import disk_error
 
 T = TypeVar("T")
 
+FLUSH_SECONDS = 0.5
 STRAY_SECONDS = 3600.0
 """Age from which a file that no row names is a leftover, not one whose row is about to be written."""
 
@@ -35,6 +38,8 @@ class BlobFiles:
         self._flush = flush
         self._executor: ThreadPoolExecutor | None = None
         self._flusher: ThreadPoolExecutor | None = None
+        self._unflushed: deque[str] = deque()
+        self._flush_waits = False
 
     def open(self) -> None:
         try:
@@ -67,7 +72,10 @@ class BlobFiles:
                 future.add_done_callback(self._take_back)
             raise
         if not self._flush and self._flusher is not None and files:
-            self._flusher.submit(self._flush_later, list(files.values()))
+            self._unflushed.extend(files.values())
+            if not self._flush_waits:
+                self._flush_waits = True
+                self._flusher.submit(self._flush_later)
         return files
 
     async def read(self, files: Iterable[str]) -> dict[str, bytes]:
@@ -143,8 +151,12 @@ class BlobFiles:
             with contextlib.suppress(OSError):  # what stays is a stray, and removed as one
                 os.unlink(self._folder / file)
 
-    def _flush_later(self, files: Iterable[str]) -> None:
-        for file in files:
+    def _flush_later(self) -> None:
+        """Send files to the disk after a while: many are gone by then, as a later version took their place."""
+        time.sleep(FLUSH_SECONDS)
+        self._flush_waits = False
+        while self._unflushed:
+            file = self._unflushed.popleft()
             with contextlib.suppress(OSError), open(self._folder / file, "rb") as opened:
                 os.fdatasync(opened)
 
