@@ -115,11 +115,14 @@ def acknowledged(client: Client, code: str, session_id: str) -> Json:
 
 
 def refused(send: Callable[[], requests.Response], code: str = "store_unavailable", bound: float = BOUND) -> Json:
-    """Send what must be answered with 503 within ``bound``; returns the error."""
+    """Send what must be answered with 503 within ``bound``; returns the error.
+
+    The status is 200 where white space went out ahead of the answer, as it does for code that runs long.
+    """
     started = time.monotonic()
     answer = send()
     assert time.monotonic() - started < bound, answer.text
-    assert answer.status_code == 503, answer.text
+    assert answer.status_code == (200 if answer.text.startswith(" ") else 503), answer.text
     error = dict(answer.json())
     assert error["error"] == code, error
     assert error["message"]
@@ -144,8 +147,9 @@ def goes_on(client: Client, session_id: str) -> Json:
 
 
 def running(client: Client, count: int = 1) -> None:
-    """Wait until ``count`` executions run."""
+    """Wait until ``count`` executions run, in their kernels."""
     wait_for(lambda: client.health()["executions"]["running"] == count)
+    time.sleep(0.5)  # an execution counts from its turn on; then its session is held, and its kernel found
 
 
 # --- Redis
@@ -208,7 +212,7 @@ def test_with_the_default_timeouts_a_redis_that_hangs_is_told_of_in_30_seconds(
 def test_code_that_ran_while_redis_failed_is_told_so(site: Site, session_id: str, how: str) -> None:
     """The outage begins while code runs: 503 state_not_saved with executed; what was acknowledged stays."""
     client = site.client
-    sending = in_background(in_session(client, "import time; time.sleep(1.5); z = 3; print('done')", session_id))
+    sending = in_background(in_session(client, "import time; time.sleep(2); z = 3; print('done')", session_id))
     running(client)
     with outage(site.redis, how):
         error = refused(lambda: sending.result(60), "state_not_saved")
@@ -221,7 +225,7 @@ def test_code_that_ran_while_redis_failed_is_told_so(site: Site, session_id: str
 def test_an_outage_that_ends_before_the_code_does_is_not_noticed(site: Site, session_id: str, how: str) -> None:
     """Redis fails and is back while code runs: 200, saved, and restored in another kernel."""
     client = site.client
-    sending = in_background(client.run, "import time; time.sleep(2.5); z = 3", session_id=session_id)
+    sending = in_background(client.run, "import time; time.sleep(3); z = 3", session_id=session_id)
     running(client)
     with outage(site.redis, how):
         time.sleep(0.3)

@@ -296,12 +296,13 @@ class KernelPool:
     async def _import_next(self, kernel: Kernel) -> None:
         module = self._modules[kernel.warmth]
         code = f"__import__({module!r})"
-        kernel.warmth += 1  # whatever comes of it: it is not tried again
         try:
             result = await execute(kernel, Execution(code, timeout=IMPORT_SECONDS, silent=True))
         except GateError as error:
             self.log.warning("a %s kernel could not import %s: %s", self.language.display_name, module, error)
             return
+        finally:
+            kernel.warmth += 1  # whatever came of it: it is not tried again
         if result.status is not Status.OK:
             self.log.warning("a %s kernel could not import %s", self.language.display_name, module)
 
