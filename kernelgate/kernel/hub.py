@@ -173,8 +173,12 @@ class Kernel(LoggingConfigurable):
 
     def note(self, data: Mapping[str, Any]) -> None:
         """Leave a note for a server that takes the kernel over when this one was killed."""
-        if self.alive and self.provisioner.folder is not None:
+        if not self.alive or self.provisioner.folder is None:
+            return
+        try:
             self.provisioner.folder.write_note(data)
+        except OSError as error:
+            self.log.warning("kernel %s could not be taken over later: %s", self.id, error)
 
     async def close(self) -> None:
         """End the kernel and remove its container and its folder. Requests under way fail."""
