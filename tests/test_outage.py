@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from kernelgate.stores.redis import RedisStore
 from tests.server import Client, Json, Server, Servers, in_background, new_id, wait_for
 from tests.services import PASSWORD, MinioServer, RedisServer, Service
 
@@ -392,6 +395,42 @@ def with_password(redis: RedisServer, old: str, new: str) -> None:
         new,
     ]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == "OK"
+
+
+def test_a_wait_for_redis_can_always_be_cancelled(redis_server: RedisServer) -> None:
+    """100 tasks that ask Redis all the time are cancelled at odd moments: each ends at the first cancel."""
+    assert asyncio.run(uncancelled(redis_store(redis_server), 100)) == 0
+
+
+def redis_store(redis: RedisServer) -> RedisStore:
+    return RedisStore(host="127.0.0.1", port=redis.port, password=PASSWORD, socket_timeout=1)
+
+
+async def uncancelled(store: RedisStore, count: int) -> int:
+    """Start and cancel ``count`` tasks; returns how many went on."""
+    chance, went_on = random.Random(3), 0
+
+    async def ask() -> None:
+        while True:
+            await store.get(["b/none"])
+            await store.lock("of a test", "nobody", 1)
+
+    await store.open()
+    try:
+        for _ in range(count):
+            asking = asyncio.create_task(ask())
+            await asyncio.sleep(chance.random() * 0.003)
+            for _step in range(chance.randrange(6)):
+                await asyncio.sleep(0)
+            asking.cancel()
+            _done, waiting = await asyncio.wait({asking}, timeout=1)
+            went_on += len(waiting)
+            while waiting:
+                asking.cancel()
+                _done, waiting = await asyncio.wait({asking}, timeout=0.01)
+    finally:
+        await store.close()
+    return went_on
 
 
 # --- MinIO

@@ -8,6 +8,7 @@ import re
 import struct
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
@@ -341,8 +342,9 @@ class RedisStore(SessionStore):
         if self._redis is None:
             raise StoreError("the Redis store is not open")
         try:
-            async with asyncio.timeout(self.socket_connect_timeout + self.socket_timeout):
-                return await ask(self._redis)
+            with cancels_kept():
+                async with asyncio.timeout(self.socket_connect_timeout + self.socket_timeout):
+                    return await ask(self._redis)
         except (RedisError, OSError) as error:
             raise self._translated(error) from error
 
@@ -355,6 +357,21 @@ class RedisStore(SessionStore):
             if isinstance(error, kinds):
                 return StoreError(f"the Redis at {self.place} {sentence} ({text or type(error).__name__})")
         return StoreError(f"the Redis at {self.place} failed: {text}")
+
+
+@contextmanager
+def cancels_kept() -> Iterator[None]:
+    """Let no cancel of the task get lost inside.
+
+    redis-py sends within `asyncio.wait_for`, which in Python 3.11 drops a cancel that meets the end of its wait.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def ms(seconds: float) -> int:
