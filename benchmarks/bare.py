@@ -38,7 +38,7 @@ class BareKernel:
     def sample(self) -> float:
         """Run ``print(1)``; returns the seconds until reply, output and idle status are there."""
         began = time.perf_counter()
-        text = self._run("print(1)", ANSWER_SECONDS)
+        text = self.run("print(1)", ANSWER_SECONDS)
         seconds = time.perf_counter() - began
         if text != "1\n":
             raise ChildEnded(f"ipykernel printed {text!r}")
@@ -48,17 +48,18 @@ class BareKernel:
         """Wait until the kernel answers on both channels."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            if self._run("print(1)", RETRY_SECONDS) == "1\n":
+            if self.run("print(1)", RETRY_SECONDS) == "1\n":
                 return
         raise ChildEnded("ipykernel does not answer")
 
     def close(self) -> None:
         self._context.destroy(linger=0)
 
-    def _run(self, code: str, timeout: float) -> str | None:
+    def run(self, code: str, timeout: float) -> str | None:
         """Return what ``code`` printed, None when it takes longer than ``timeout`` seconds."""
-        msg_id, frames = self._encoder.encode("execute_request", request(code))
-        self._shell.send_multipart(frames)
+        header = self._encoder.header("execute_request")
+        msg_id = header["msg_id"]
+        self._shell.send_multipart(self._encoder.encode(header, request(code)))
         replied = idle = False
         text = ""
         deadline = time.monotonic() + timeout

@@ -44,7 +44,7 @@ class Gate:
         self.child = child
         self.port = port
         self.began = time.perf_counter()
-        self._runtime = runtime
+        self.runtime = runtime
 
     def connect(self) -> Connection:
         """Return a new connection; waits until the server listens."""
@@ -86,11 +86,11 @@ class Gate:
 
     def _containers(self, engine: Engine) -> list[str]:
         containers = engine.api.containers(all=True, filters={"label": LABEL_SERVER})
-        own = [one for one in containers if one["Labels"][LABEL_SERVER].startswith(f"{self._runtime}/")]
+        own = [one for one in containers if one["Labels"][LABEL_SERVER].startswith(f"{self.runtime}/")]
         return [str(one["Id"]) for one in own]
 
     def _log(self) -> str:
-        return (self._runtime / process.LOG).read_text(errors="replace")[-LOG_CHARS:]
+        return (self.runtime / process.LOG).read_text(errors="replace")[-LOG_CHARS:]
 
     def _settled(self, connection: Connection) -> bool:
         status, health = connection.request("GET", "/health/detailed")

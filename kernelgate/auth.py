@@ -58,9 +58,12 @@ class Authenticator(LoggingConfigurable):
         config=True, env="API_KEY_CACHE_TTL", group="Authentication"
     )
 
-    def owner(self, headers: Mapping[str, str], user: str = "") -> Owner:
-        """Return whose key the headers carry. Raises `Unauthorized`, and `InvalidRequest` for two keys at once."""
-        presented = self._presented(headers)
+    def owner(self, headers: Mapping[str, str], user: str = "", token: str = "") -> Owner:
+        """Return whose key the headers carry, or who is called by ``token`` when they carry none.
+
+        Raises `Unauthorized`, and `InvalidRequest` for two keys at once.
+        """
+        presented = self._presented(headers) or token
         if not presented:
             raise Unauthorized(
                 f"an API key is needed: send it in the header {self.header!r} or as 'Authorization: Bearer <key>'"

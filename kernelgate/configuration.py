@@ -16,17 +16,22 @@ from kernelgate.auth import Authenticator
 from kernelgate.containers.engine import Engine
 from kernelgate.containers.provisioner import DockerProvisioner
 from kernelgate.containers.runtime import RuntimeFolder
+from kernelgate.cors import Cors
 from kernelgate.errors import ConfigError, GateError
 from kernelgate.images.builder import ImageBuilder
+from kernelgate.kernel.frontends import ReplaySettings, WebSockets
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.pool import PoolSettings
 from kernelgate.kernel.starter import KernelStarter
 from kernelgate.server import Server
 from kernelgate.sessions.admission import Admission
 from kernelgate.sessions.archiver import Archiver
+from kernelgate.sessions.culling import Culling
 from kernelgate.sessions.execute import Executor
 from kernelgate.sessions.files import WorkFolder
-from kernelgate.sessions.session import Sessions
+from kernelgate.sessions.gateway import Gateway
+from kernelgate.sessions.notebooks import Notebooks
+from kernelgate.sessions.sessions import Sessions
 from kernelgate.sessions.state import StateSettings
 from kernelgate.stores.choice import Stores
 from kernelgate.stores.embedded import EmbeddedStore
@@ -48,11 +53,17 @@ CLASSES: list[type[Configurable]] = [
     RedisStore,
     MinioStore,
     Sessions,
+    Culling,
     StateSettings,
     WorkFolder,
     Archiver,
     Admission,
     Executor,
+    Gateway,
+    ReplaySettings,
+    WebSockets,
+    Notebooks,
+    Cors,
 ]
 """Every class with settings, in the order of the documentation."""
 

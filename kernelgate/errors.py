@@ -85,6 +85,18 @@ class SessionNotFound(NotFound):
     code = "session_not_found"
 
 
+class KernelNotFound(NotFound):
+    """The owner has no kernel with that id."""
+
+    code = "kernel_not_found"
+
+
+class KernelspecNotFound(NotFound):
+    """There is no kernel of that name."""
+
+    code = "kernelspec_not_found"
+
+
 class VariableNotFound(NotFound):
     """The session has no variable with that name."""
 
@@ -103,6 +115,20 @@ class Conflict(GateError):
 
     status = 409
     code = "conflict"
+
+
+class KernelLimit(GateError):
+    """There are as many kernels as there may be."""
+
+    status = 403
+    code = "kernel_limit"
+
+
+class BadOrigin(GateError):
+    """A web page of another site asks."""
+
+    status = 403
+    code = "bad_origin"
 
 
 class RateLimited(GateError):

@@ -12,7 +12,7 @@ from kernelgate.containers.engine import Engine
 from kernelgate.errors import EngineError, StoreError
 from kernelgate.kernel.pool import KernelPool
 from kernelgate.sessions.admission import Admission
-from kernelgate.sessions.session import Sessions
+from kernelgate.sessions.sessions import Sessions
 from kernelgate.stores.choice import Stores
 from kernelgate.stores.store import BlobStore
 

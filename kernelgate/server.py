@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 from collections.abc import Coroutine, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -20,20 +21,26 @@ from kernelgate.auth import Authenticator
 from kernelgate.containers.engine import Engine
 from kernelgate.containers.provisioner import DockerProvisioner, Survivor, find_survivors, remove_own
 from kernelgate.containers.runtime import RuntimeFolder
+from kernelgate.cors import Cors
 from kernelgate.errors import ConfigError, GateError, ImageError, KernelStartError, StateRefused, StoreError
 from kernelgate.health import Health
 from kernelgate.images.builder import ImageBuilder
+from kernelgate.kernel.frontends import ReplaySettings, WebSockets
 from kernelgate.kernel.pool import KernelPool, PoolSettings
 from kernelgate.kernel.starter import KernelStarter
 from kernelgate.languages import LANGUAGES, Language
 from kernelgate.sessions.admission import Admission
 from kernelgate.sessions.archive import Archive
 from kernelgate.sessions.archiver import Archiver
+from kernelgate.sessions.control import Control
+from kernelgate.sessions.culling import Culling
 from kernelgate.sessions.execute import Executor
 from kernelgate.sessions.files import WorkFolder
+from kernelgate.sessions.gateway import Gateway
 from kernelgate.sessions.history import History
+from kernelgate.sessions.notebooks import Notebooks
 from kernelgate.sessions.seal import Seal
-from kernelgate.sessions.session import Sessions
+from kernelgate.sessions.sessions import Sessions
 from kernelgate.sessions.state import State, StateSettings
 from kernelgate.sessions.variables import Variables
 from kernelgate.sessions.vault import Lifetimes, Vault
@@ -85,6 +92,10 @@ class Server(LoggingConfigurable):
         self.stores = Stores(parent=self)
         self.state_settings = StateSettings(parent=self)
         self.archiver = Archiver(parent=self)
+        self.culling = Culling(parent=self)
+        self.replay = ReplaySettings(parent=self)
+        self.web_sockets = WebSockets(parent=self)
+        self.cors = Cors(parent=self)
         self._http: HTTPServer | None = None
         self._sockets: list[socket.socket] = []
 
@@ -120,6 +131,7 @@ class Server(LoggingConfigurable):
             self.admission.close()
             if not await self.admission.wait_all_done(self.shutdown_seconds):
                 self.log.warning("%d executions are cut off", self.admission.running)
+            await self._attempt(self.gateway.close())
             await self._attempt(self.executor.close())
             await self._attempt(self.archiver.close())
             await self._attempt(self.sessions.close())
@@ -151,9 +163,21 @@ class Server(LoggingConfigurable):
         }
         self.vault = self._make_vault()
         state = State(self.vault, self.state_settings, WorkFolder(parent=self).limits)
-        self.sessions = Sessions(self.pools, self.vault, state, parent=self)
+        self.sessions = Sessions(self.pools, self.vault, state, self.culling, parent=self)
         self.executor = Executor(self.sessions, state, self.admission, parent=self)
+        self.control = Control(self.sessions, state)
+        self.gateway = Gateway(
+            self.sessions,
+            self.executor,
+            self.control,
+            self.vault,
+            self.starter,
+            self.replay,
+            self.culling.max_busy_seconds,
+            parent=self,
+        )
         self.history = History(self.sessions, self.vault, state, self.admission)
+        self.notebooks = Notebooks(self.executor, self.sessions, self.history, parent=self)
         self.variables = Variables(self.sessions, self.admission)
         self.health = Health(self.engine, self.pools, self.admission, self.sessions, self.stores)
 
@@ -187,6 +211,12 @@ class Server(LoggingConfigurable):
             history=self.history,
             variables=self.variables,
             health=self.health,
+            control=self.control,
+            gateway=self.gateway,
+            notebooks=self.notebooks,
+            cors=self.cors,
+            web_sockets=self.web_sockets,
+            started=datetime.now(UTC).isoformat(),
             max_body_bytes=self.max_request_mb << 20,
             keepalive_seconds=self.keepalive_seconds,
         )

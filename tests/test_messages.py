@@ -20,6 +20,7 @@ from kernelgate.kernel.messages import (
     PROTOCOL_VERSION,
     BadMessage,
     Encoder,
+    new_header,
     parse,
     read_object,
 )
@@ -265,7 +266,8 @@ def deserialized(frames: list[bytes], key: bytes) -> dict[str, Any]:
 def test_a_request_comes_back_as_it_was() -> None:
     encoder = Encoder(KEY)
     content = {"code": "print('é\U0001f600')\n", "silent": False, "n": [1, 2.5, None]}
-    msg_id, frames = encoder.encode("execute_request", content, {"argv": ["a"]}, [b"\x00\xff", b""])
+    header = encoder.header("execute_request")
+    frames = encoder.encode(header, content, {"argv": ["a"]}, [b"\x00\xff", b""])
     message = parse(frames)
     assert (message.msg_type, message.parent_id, message.parent_header) == ("execute_request", "", {})
     assert (message.content, message.metadata, list(message.buffers)) == (
@@ -276,7 +278,7 @@ def test_a_request_comes_back_as_it_was() -> None:
     date = message.header.pop("date")
     assert datetime.fromisoformat(date).utcoffset() is not None
     assert message.header == {
-        "msg_id": msg_id,
+        "msg_id": header["msg_id"],
         "msg_type": "execute_request",
         "session": encoder.session,
         "username": "kernelgate",
@@ -285,36 +287,37 @@ def test_a_request_comes_back_as_it_was() -> None:
 
 
 def test_jupyter_accepts_the_signature_of_a_request() -> None:
-    msg_id, frames = Encoder(KEY).encode("execute_request", {"code": "é"}, {"a": 1}, [b"buffer"])
+    header = Encoder(KEY).header("execute_request")
+    frames = Encoder(KEY).encode(header, {"code": "é"}, {"a": 1}, [b"buffer"])
     message = deserialized(frames, KEY)
-    assert (message["msg_id"], message["msg_type"]) == (msg_id, "execute_request")
+    assert (message["msg_id"], message["msg_type"]) == (header["msg_id"], "execute_request")
     assert (message["content"], message["metadata"]) == ({"code": "é"}, {"a": 1})
     assert [bytes(buffer) for buffer in message["buffers"]] == [b"buffer"]
 
 
 @pytest.mark.parametrize("changed", [2, 3, 4, 5])
 def test_jupyter_refuses_a_request_that_was_changed(changed: int) -> None:
-    _, frames = Encoder(KEY).encode("execute_request", {"code": "1"})
+    frames = Encoder(KEY).encode(new_header("execute_request", "s"), {"code": "1"})
     frames[changed] = frames[changed].replace(b"}", b" }") + b" "
     with pytest.raises(ValueError, match="Invalid Signature"):
         deserialized(frames, KEY)
 
 
 def test_jupyter_refuses_a_request_that_another_key_signed() -> None:
-    _, frames = Encoder(b"another key").encode("execute_request", {"code": "1"})
+    frames = Encoder(b"another key").encode(new_header("execute_request", "s"), {"code": "1"})
     with pytest.raises(ValueError, match="Invalid Signature"):
         deserialized(frames, KEY)
 
 
 def test_the_signature_is_hmac_sha256_over_the_four_json_frames() -> None:
-    _, frames = Encoder(KEY).encode("kernel_info_request", {}, buffers=[b"not signed"])
+    frames = Encoder(KEY).encode(new_header("kernel_info_request", "s"), {}, buffers=[b"not signed"])
     assert frames[1] == hmac.new(KEY, b"".join(frames[2:6]), hashlib.sha256).hexdigest().encode()
     assert Encoder(KEY).sign(frames[2:6]) == frames[1]
 
 
 def test_each_request_has_an_id_of_its_own_and_each_encoder_a_session() -> None:
     one, other = Encoder(KEY), Encoder(KEY)
-    assert len({one.encode("a", {})[0] for _ in range(100)}) == 100
+    assert len({one.header("a")["msg_id"] for _ in range(100)}) == 100
     assert one.session != other.session
 
 

@@ -403,7 +403,7 @@ def test_a_wait_for_redis_can_always_be_cancelled(redis_server: RedisServer) -> 
 
 
 def redis_store(redis: RedisServer) -> RedisStore:
-    return RedisStore(host="127.0.0.1", port=redis.port, password=PASSWORD, socket_timeout=1)
+    return RedisStore(host="127.0.0.1", port=redis.port, password=PASSWORD, socket_timeout=5)
 
 
 async def uncancelled(store: RedisStore, count: int) -> int:

@@ -17,7 +17,8 @@ from kernelgate.kernel.pool import KernelPool
 from kernelgate.languages import PYTHON
 from kernelgate.sessions.files import WorkFolder
 from kernelgate.sessions.seal import Seal
-from kernelgate.sessions.session import Session, Sessions
+from kernelgate.sessions.session import Session
+from kernelgate.sessions.sessions import Sessions
 from kernelgate.sessions.state import State, StateSettings
 from kernelgate.sessions.vault import Lifetimes, Vault
 from kernelgate.stores.embedded import EmbeddedStore

@@ -72,7 +72,7 @@ def within(seconds: float) -> Iterator[None]:
 
 def redis_store(server: RedisServer, **traits: Any) -> RedisStore:
     given = {"host": "127.0.0.1", "port": server.port, "password": PASSWORD, "db": 9, **traits}
-    return RedisStore(**{"socket_timeout": 1, "socket_connect_timeout": 1, **given})
+    return RedisStore(**{"socket_timeout": 5, "socket_connect_timeout": 5, **given})
 
 
 def minio_store(server: MinioServer, **traits: Any) -> MinioStore:

@@ -12,11 +12,16 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from kernelgate.api.parse import parse_user
 from kernelgate.auth import Authenticator, Owner
+from kernelgate.cors import Cors
 from kernelgate.errors import BodyTooLarge, GateError, InvalidRequest, MethodNotAllowed, NotFound
 from kernelgate.health import Health
+from kernelgate.kernel.frontends import WebSockets
+from kernelgate.sessions.control import Control
 from kernelgate.sessions.execute import Executor
+from kernelgate.sessions.gateway import Gateway
 from kernelgate.sessions.history import History
-from kernelgate.sessions.session import Sessions
+from kernelgate.sessions.notebooks import Notebooks
+from kernelgate.sessions.sessions import Sessions
 from kernelgate.sessions.variables import Variables
 
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -33,6 +38,13 @@ class Services:
     history: History
     variables: Variables
     health: Health
+    control: Control
+    gateway: Gateway
+    notebooks: Notebooks
+    cors: Cors
+    web_sockets: WebSockets
+    started: str
+    """When the server was started, in ISO 8601."""
     max_body_bytes: int
     keepalive_seconds: float
 
@@ -41,6 +53,8 @@ class GateHandler(RequestHandler):
     """A handler whose errors are JSON: ``{"error": code, "message": sentence, "request_id": id, …}``."""
 
     services: Services
+    gone = False
+    """Whether the client has gone before it had its answer."""
 
     def initialize(self, services: Services) -> None:
         self.services = services
@@ -54,12 +68,32 @@ class GateHandler(RequestHandler):
 
     def prepare(self) -> None:
         self.set_header(REQUEST_ID_HEADER, self.request_id)
+        for name, value in self.services.cors.headers(self.request.headers.get("Origin")).items():
+            self.set_header(name, value)
+
+    def on_connection_close(self) -> None:
+        self.gone = True
+        super().on_connection_close()
+
+    def options(self, *_args: str, **_kwargs: str) -> None:
+        """Answer what a browser asks before it lets a page of another origin call."""
+        self.nothing()
+
+    def nothing(self) -> None:
+        """Finish without content."""
+        self.set_status(204)
+        self.clear_header("Content-Type")
+        self.finish()
 
     def owner(self, user: str | None = None) -> Owner:
         """Return who calls. The user is ``user``, else the query's ``user_id``. Raises `Unauthorized`."""
         if user is None:
             user = parse_user(self.get_query_argument("user_id", None, strip=False), "user_id")
-        return self.services.authenticator.owner(self.request.headers, user)
+        return self.services.authenticator.owner(self.request.headers, user, self.token())
+
+    def token(self) -> str:
+        """Return a key from elsewhere than the headers, empty for none."""
+        return ""
 
     def reply(self, value: Any, status: int = 200) -> None:
         """Finish with ``value`` as JSON."""
@@ -115,7 +149,7 @@ class BodyHandler(GateHandler):
 class NotFoundHandler(BodyHandler):
     """Answers what no route matches."""
 
-    def _no_route(self, *_args: str) -> None:
+    def _no_route(self, *_args: str, **_kwargs: str) -> None:
         raise NotFound(f"there is no {self.request.path}")
 
     get = post = put = delete = patch = head = options = _no_route

@@ -29,6 +29,7 @@ class ExecBody:
     user_id: str
     argv: tuple[str, ...]
     timeout: float | None
+    allow_stdin: bool
 
 
 def parse_exec(body: bytes) -> ExecBody:
@@ -42,7 +43,23 @@ def parse_exec(body: bytes) -> ExecBody:
         user_id=parse_user(fields.get("user_id"), "user_id"),
         argv=_argv(fields.get("args")),
         timeout=_timeout(fields.get("timeout")),
+        allow_stdin=_flag(fields.get("allow_stdin", False), "allow_stdin"),
     )
+
+
+def parse_input(body: bytes) -> tuple[str, str]:
+    """Read the body of ``POST /sessions/{session_id}/input``: the user, and what the code is answered."""
+    fields = parse_object(body)
+    value = fields.get("value")
+    if not isinstance(value, str):
+        raise InvalidRequest(f"value: a text is expected, got {type_name(value)}")
+    check_text(value, "value")
+    return parse_user(fields.get("user_id"), "user_id"), value
+
+
+def parse_caller(body: bytes) -> str:
+    """Read a body that says no more than who calls, and may be empty: the user."""
+    return parse_user((parse_object(body) if body else {}).get("user_id"), "user_id")
 
 
 def parse_undo(body: bytes) -> tuple[str, int]:
@@ -90,7 +107,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidRequest(f"the body is no valid JSON: {_printable(str(error))}") from None
     if not isinstance(value, dict):
-        raise InvalidRequest(f"a JSON object is expected in the body, got {_type(value)}")
+        raise InvalidRequest(f"a JSON object is expected in the body, got {type_name(value)}")
     return value
 
 
@@ -108,15 +125,15 @@ def parse_user(value: object, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str) or len(value) > MAX_USER_CHARS:
-        came = f"{len(value)} characters" if isinstance(value, str) else _type(value)
+        came = f"{len(value)} characters" if isinstance(value, str) else type_name(value)
         raise InvalidRequest(f"{name}: a text of at most {MAX_USER_CHARS} characters is expected, got {came}")
-    _check_text(value, name)
+    check_text(value, name)
     return value
 
 
 def _whole(value: object, name: str, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        came = str(value)[:40] if isinstance(value, int | float) else _type(value)
+        came = str(value)[:40] if isinstance(value, int | float) else type_name(value)
         raise InvalidRequest(f"{name}: a whole number from {least} to {most} is expected, got {came}")
     return value
 
@@ -125,7 +142,7 @@ def _language(fields: Mapping[str, Any]) -> Language:
     name = fields.get("lang")
     known = ", ".join(language.id for language in LANGUAGES)
     if not isinstance(name, str):
-        raise InvalidRequest(f"lang: one of {known} is expected, got {_type(name)}")
+        raise InvalidRequest(f"lang: one of {known} is expected, got {type_name(name)}")
     language = find_language(name)
     if language is None:
         raise UnsupportedLanguage(f"lang: one of {known} is expected, got {_printable(name[:40])!r}")
@@ -135,8 +152,8 @@ def _language(fields: Mapping[str, Any]) -> Language:
 def _code(fields: Mapping[str, Any]) -> str:
     code = fields.get("code")
     if not isinstance(code, str):
-        raise InvalidRequest(f"code: a text is expected, got {_type(code)}")
-    _check_text(code, "code")
+        raise InvalidRequest(f"code: a text is expected, got {type_name(code)}")
+    check_text(code, "code")
     return code
 
 
@@ -147,8 +164,14 @@ def _argv(args: object) -> tuple[str, ...]:
     items = args if isinstance(args, list) else [args]
     argv = tuple(item if isinstance(item, str) else json.dumps(item) for item in items)
     for item in argv:
-        _check_text(item, "args")
+        check_text(item, "args")
     return argv
+
+
+def _flag(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name}: true or false is expected, got {type_name(value)}")
+    return value
 
 
 def _timeout(value: object) -> float | None:
@@ -162,7 +185,7 @@ def _timeout(value: object) -> float | None:
     return value / 1000
 
 
-def _check_text(text: str, name: str) -> None:
+def check_text(text: str, name: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -170,10 +193,10 @@ def _check_text(text: str, name: str) -> None:
 
 
 def _shown(value: object) -> str:
-    return repr(_printable(value[:40])) if isinstance(value, str) else _type(value)
+    return repr(_printable(value[:40])) if isinstance(value, str) else type_name(value)
 
 
-def _type(value: object) -> str:
+def type_name(value: object) -> str:
     names = {
         type(None): "nothing",
         bool: "a boolean",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kernelgate.api.base import GateHandler
-from kernelgate.api.parse import known_session_id
+from kernelgate.api.base import BodyHandler, GateHandler
+from kernelgate.api.parse import known_session_id, parse_caller, parse_input
 
 
 class SessionsHandler(GateHandler):
@@ -11,6 +11,24 @@ class SessionsHandler(GateHandler):
 
     async def get(self) -> None:
         self.reply({"sessions": await self.services.sessions.list(self.owner())})
+
+
+class InterruptHandler(BodyHandler):
+    """``POST /sessions/{session_id}/interrupt``."""
+
+    async def post(self, session_id: str) -> None:
+        owner = self.owner(parse_caller(self.body()) or None)
+        running = await self.services.control.interrupt(owner, known_session_id(session_id))
+        self.reply({"session_id": session_id, "interrupted": running})
+
+
+class InputHandler(BodyHandler):
+    """``POST /sessions/{session_id}/input``: answers what the running code asks."""
+
+    async def post(self, session_id: str) -> None:
+        user, value = parse_input(self.body())
+        await self.services.control.answer(self.owner(user or None), known_session_id(session_id), value)
+        self.nothing()
 
 
 class SessionHandler(GateHandler):
@@ -21,6 +39,4 @@ class SessionHandler(GateHandler):
 
     async def delete(self, session_id: str) -> None:
         await self.services.sessions.delete(self.owner(), known_session_id(session_id))
-        self.set_status(204)
-        self.clear_header("Content-Type")
-        await self.finish()
+        self.nothing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 
 import zmq
@@ -13,6 +14,7 @@ MAX_SOCKETS = 65_536
 TURN = 200
 """Messages taken from one socket before others get their turn."""
 
+CONNECT_POLL_SECONDS = 0.002
 RECEIVE_QUEUE = 64
 """Messages that wait on our side for being read. More wait in the kernel's container, within its own memory."""
 
@@ -38,16 +40,23 @@ class Channel:
         address: str,
         on_frames: Callable[[list[bytes]], None],
         max_message_bytes: int,
+        identity: bytes = b"",
+        immediate: bool = False,
     ) -> None:
+        """``immediate``: take nothing for sending before there is a connection."""
         self._loop = asyncio.get_running_loop()
         self._on_frames = on_frames
         self._drain_scheduled = False
+        self.paused = False
         self._socket = socket = context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IMMEDIATE, int(immediate))
         socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
         socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
         if kind == zmq.SUB:
             socket.setsockopt(zmq.SUBSCRIBE, b"")
+        if identity:
+            socket.setsockopt(zmq.IDENTITY, identity)
         socket.connect(address)
         self._descriptor = int(socket.getsockopt(zmq.FD))
         self._loop.add_reader(self._descriptor, self._drain)
@@ -60,6 +69,24 @@ class Channel:
         except zmq.Again:
             raise Unavailable("the kernel takes no more messages") from None
         self._schedule_drain()
+
+    async def wait_connected(self) -> None:
+        """Return when the other side knows of us. Only a socket that is ``immediate`` can tell."""
+        for _ in itertools.count():
+            if self._socket.closed or int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
+                return
+            await asyncio.sleep(CONNECT_POLL_SECONDS)
+
+    def pause(self, paused: bool) -> None:
+        """Read nothing from now on, or read on."""
+        if paused == self.paused or self._socket.closed:
+            return
+        self.paused = paused
+        if paused:
+            self._loop.remove_reader(self._descriptor)
+        else:
+            self._loop.add_reader(self._descriptor, self._drain)
+            self._schedule_drain()
 
     def close(self) -> None:
         """Close the socket. Called again, it does nothing."""
@@ -78,7 +105,7 @@ class Channel:
 
     def _drain(self) -> None:
         for _ in range(TURN):
-            if self._socket.closed:
+            if self._socket.closed or self.paused:
                 return
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)

@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from kernelgate.containers.engine import Exit
-from kernelgate.kernel.hub import Kernel
+from kernelgate.kernel.hub import Kernel, Listener
 from kernelgate.kernel.messages import BadMessage, Message
-from kernelgate.kernel.outputs import Folded, OutputFold, OutputLimits
+from kernelgate.kernel.outputs import Folded, OnEvent, OutputFold, OutputLimits
 from kernelgate.kernel.snapshot import Inbox, SaveRequest, Snapshot
 
 INTERRUPT_GRACE = 2.0
@@ -49,17 +49,33 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
+class Cell:
+    """An ``execute_request`` of a Jupyter client: it is run as it is."""
+
+    header: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    content: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Execution:
     """What to run: the code, its command line, its bounds."""
 
     code: str
-    timeout: float
-    """Seconds."""
+    timeout: float | None
+    """Seconds; None for as long as it takes."""
     argv: Sequence[str] = ()
     limits: OutputLimits = field(default_factory=OutputLimits)
     silent: bool = False
     save: SaveRequest | None = None
     """Have the kernel send its state behind the reply."""
+    cell: Cell | None = None
+    """The client's own request, when there is one."""
+    allow_stdin: bool = False
+    on_event: OnEvent | None = None
+    """Called with the name and the data of each output as it comes."""
+    on_input: Listener | None = None
+    """Called with each question to the user."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,8 @@ class Result:
     snapshot: Snapshot | None = None
     save_error: str = ""
     """Why there is no snapshot, though one was asked for; empty also when a failed cell was not to be saved."""
+    reply: Message | None = None
+    """What the kernel replied, if it did."""
 
 
 class _Run:
@@ -89,20 +107,24 @@ class _Run:
     def __init__(self, kernel: Kernel, execution: Execution) -> None:
         self._loop = asyncio.get_running_loop()
         self._kernel = kernel
-        self.fold = OutputFold(execution.limits)
+        self.fold = OutputFold(execution.limits, execution.on_event)
         self.inbox = Inbox(execution.save) if execution.save is not None else None
         self.reply: dict[str, Any] | None = None
+        self.message: Message | None = None
         self.replied: asyncio.Future[None] = self._loop.create_future()
         self.done: asyncio.Future[None] = self._loop.create_future()
         self._last_output = self._replied_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        cell = execution.cell
         self.request = kernel.send(
             "shell",
             "execute_request",
-            _content(execution),
+            cell.content if cell is not None else _content(execution),
             _metadata(execution),
             on_output=self._on_output,
             on_state=self._on_state if self.inbox is not None else None,
+            on_input=execution.on_input,
+            header=cell.header if cell is not None else None,
         )
         self.request.reply.add_done_callback(self._on_reply)
 
@@ -129,9 +151,9 @@ class _Run:
             self._timer = self._loop.call_later(LAST_WORDS, self._finish)
             return
         try:
-            self.reply = future.result().content
+            self.message, self.reply = future.result(), future.result().content
         except BadMessage:
-            self.reply = {"status": "error"}
+            self.message, self.reply = None, {"status": "error"}
         _complete(self.replied)
         self._await_idle()
 
@@ -152,7 +174,10 @@ class _Run:
     def _check_idle(self) -> None:
         """Give up on what is missing when nothing comes any more: it went missing with other messages."""
         now = self._loop.time()
-        if now - self._last_output >= IDLE_WAIT or now - self._replied_at >= IDLE_WAIT_MOST:
+        if self._kernel.paused:  # what is missing waits for clients that read slowly
+            self._replied_at = now
+            self._timer = self._loop.call_later(IDLE_WAIT, self._check_idle)
+        elif now - self._last_output >= IDLE_WAIT or now - self._replied_at >= IDLE_WAIT_MOST:
             if not self.fold.idle:
                 self.fold.lost()
             if self.inbox is not None and not self.inbox.complete:
@@ -198,6 +223,7 @@ async def execute(kernel: Kernel, execution: Execution) -> Result:
         kernel_lost=kernel.end is not None,
         snapshot=snapshot,
         save_error=run.inbox.error if run.inbox is not None else "",
+        reply=run.message,
     )
 
 
@@ -209,7 +235,7 @@ async def see_through(work: Coroutine[Any, Any, None]) -> None:
             await asyncio.shield(task)
 
 
-async def _wait(future: asyncio.Future[None], seconds: float) -> bool:
+async def _wait(future: asyncio.Future[None], seconds: float | None) -> bool:
     """Wait until ``future`` is done; False when the time is over before."""
     try:
         async with asyncio.timeout(seconds):
@@ -295,13 +321,15 @@ def _content(execution: Execution) -> dict[str, Any]:
         "silent": execution.silent,
         "store_history": not execution.silent,
         "user_expressions": {},
-        "allow_stdin": False,
+        "allow_stdin": execution.allow_stdin,
         "stop_on_error": False,
     }
 
 
 def _metadata(execution: Execution) -> dict[str, Any]:
-    wishes: dict[str, Any] = {"argv": list(execution.argv), "max_stream_chars": execution.limits.stream_chars}
+    wishes: dict[str, Any] = {"argv": list(execution.argv)}
+    if execution.cell is None:
+        wishes["max_stream_chars"] = execution.limits.stream_chars
     if execution.save is not None:
         wishes["save"] = execution.save.metadata()
-    return {"kernelgate": wishes}
+    return {**(execution.cell.metadata if execution.cell is not None else {}), "kernelgate": wishes}

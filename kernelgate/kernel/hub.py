@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import zmq
@@ -17,26 +18,40 @@ from kernelgate.errors import KernelDied, Unavailable
 from kernelgate.kernel.channels import Channel
 from kernelgate.kernel.manager import KernelManager
 from kernelgate.kernel.messages import BadMessage, Encoder, Message, parse
+from kernelgate.kernel.wire import ClientMessage
 from kernelgate.languages import Language
 
 Listener = Callable[[Message], None]
+Replies = Callable[[str, Message], None]
+"""Takes a channel and what came on it that no request of the server waits for."""
 
 HELLO_SECONDS = 0.1
+STDIN_SECONDS = 5.0
 STATE_MESSAGE = "kernelgate_state"
+OWN_MESSAGES = "kernelgate_"
+"""What begins so is between server and kernel."""
 
 
 class Request:
     """A request that was sent: its id and the future of its reply.
 
-    ``on_state`` takes the messages with state that a kernel sends on the same channel besides its reply.
+    ``on_state`` takes the messages with state that a kernel sends on the same channel besides its reply,
+    ``on_input`` its questions to the user.
     """
 
-    __slots__ = ("msg_id", "on_output", "on_state", "reply")
+    __slots__ = ("msg_id", "on_input", "on_output", "on_state", "reply")
 
-    def __init__(self, msg_id: str, on_output: Listener | None, on_state: Listener | None) -> None:
+    def __init__(
+        self,
+        msg_id: str,
+        on_output: Listener | None = None,
+        on_state: Listener | None = None,
+        on_input: Listener | None = None,
+    ) -> None:
         self.msg_id = msg_id
         self.on_output = on_output
         self.on_state = on_state
+        self.on_input = on_input
         self.reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
 
@@ -62,7 +77,11 @@ class Kernel(LoggingConfigurable):
         """How many of the libraries to be imported ahead have been."""
         self.ended: asyncio.Future[Exit] = asyncio.wrap_future(self.provisioner.ended_future)
         self.dropped_messages = 0
-        self._closed = False
+        self.info: dict[str, Any] = {}
+        """The content of the last ``kernel_info_reply`` to `wait_ready`."""
+        self.on_other: Replies | None = None
+        self.closed = False
+        """Whether it was ended on purpose."""
         self._requests: dict[str, Request] = {}
         self._subscribers: list[Listener] = []
         self._encoder = Encoder(manager.session.key)
@@ -81,14 +100,14 @@ class Kernel(LoggingConfigurable):
 
     @property
     def alive(self) -> bool:
-        return not self.ended.done() and not self._closed
+        return not self.ended.done() and not self.closed
 
     @property
     def end(self) -> Exit | None:
         """How the kernel ended, `GONE` when it was closed; None while it lives."""
         if self.ended.done():
             return self.ended.result()
-        return GONE if self._closed else None
+        return GONE if self.closed else None
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have ``listener`` called with each iopub message; returns what ends that."""
@@ -103,14 +122,19 @@ class Kernel(LoggingConfigurable):
         metadata: Mapping[str, Any] | None = None,
         on_output: Listener | None = None,
         on_state: Listener | None = None,
+        on_input: Listener | None = None,
         buffers: Sequence[bytes] = (),
+        header: Mapping[str, Any] | None = None,
     ) -> Request:
         """Send a request on ``shell`` or ``control``. Its reply fails with `KernelDied` when the kernel ends.
 
-        Raises `Unavailable` when the kernel takes no more. Whoever sends must `forget` the request in the end.
+        ``header`` is that of a client's request, which must not be under way already. Raises `Unavailable` when
+        the kernel takes no more. Whoever sends must `forget` the request in the end.
         """
-        msg_id, frames = self._encoder.encode(msg_type, content, metadata, buffers)
-        request = self._requests[msg_id] = Request(msg_id, on_output, on_state)
+        header = header or self._encoder.header(msg_type)
+        frames = self._encoder.encode(header, content, metadata, buffers)
+        request = Request(header["msg_id"], on_output, on_state, on_input)
+        self._requests[request.msg_id] = request
         if not self.alive:
             self._fail(request)
             return request
@@ -125,6 +149,39 @@ class Kernel(LoggingConfigurable):
         """Take no more messages for ``request``."""
         self._requests.pop(request.msg_id, None)
         request.reply.cancel()
+
+    def is_asked(self, msg_id: str) -> bool:
+        """Tell whether a request with that id is under way."""
+        return msg_id in self._requests
+
+    def forward(self, message: ClientMessage) -> None:
+        """Send a client's message as it is; what comes of it goes to ``on_other``. Raises `Unavailable`."""
+        if self.alive:
+            frames = self._encoder.encode(
+                message.header, message.content, message.metadata, message.buffers, message.parent_header
+            )
+            self._channel(message.channel).send(frames)
+
+    def answer(self, question: Message, value: str) -> None:
+        """Answer an ``input_request``. Raises `Unavailable`."""
+        if self.alive:
+            header = self._encoder.header("input_reply")
+            parent = question.header
+            self._channel("stdin").send(self._encoder.encode(header, {"value": value}, parent_header=parent))
+
+    async def open_stdin(self) -> None:
+        """Make sure that the kernel's questions reach us. Raises `TimeoutError`."""
+        if self.alive:
+            async with asyncio.timeout(STDIN_SECONDS):
+                await self._channel("stdin").wait_connected()
+
+    def pause(self, paused: bool) -> None:
+        """Leave the kernel's output where it is, in its container, or read on."""
+        self._channel("iopub").pause(paused)
+
+    @property
+    def paused(self) -> bool:
+        return self._channels["iopub"].paused
 
     async def ask(self, channel: str, msg_type: str, content: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """Send a request and return the content of its reply. Raises `TimeoutError`, `KernelDied`."""
@@ -155,7 +212,7 @@ class Kernel(LoggingConfigurable):
         Raises `TimeoutError`, `KernelDied`.
         """
         async with asyncio.timeout(timeout):
-            await self.ask("shell", "kernel_info_request", {}, timeout)
+            self.info = await self.ask("shell", "kernel_info_request", {}, timeout)
             while not self._heard.is_set():
                 await self.ask("shell", "kernel_info_request", {}, timeout)
                 with contextlib.suppress(TimeoutError):
@@ -182,7 +239,7 @@ class Kernel(LoggingConfigurable):
 
     async def close(self) -> None:
         """End the kernel and remove its container and its folder. Requests under way fail."""
-        self._closed = True
+        self.closed = True
         self._close_channels()
         await self.provisioner.cleanup()
         self.manager.forget()
@@ -191,8 +248,13 @@ class Kernel(LoggingConfigurable):
         """Return a channel, connected at its first use: most kernels never need control."""
         if name not in self._channels:
             kind = zmq.SUB if name == "iopub" else zmq.DEALER
-            take = self._on_iopub if name == "iopub" else self._on_reply
-            self._channels[name] = Channel(self._context, kind, self._url(name), take, self.max_message_mb << 20)
+            take = self._on_iopub if name == "iopub" else partial(self._on_reply, name)
+            # a kernel puts its questions to whoever has the same identity on stdin as on shell
+            identity = b"" if name == "iopub" else self._encoder.session.encode()
+            size = self.max_message_mb << 20
+            self._channels[name] = Channel(
+                self._context, kind, self._url(name), take, size, identity, immediate=name == "stdin"
+            )
         return self._channels[name]
 
     def _url(self, channel: str) -> str:
@@ -209,14 +271,25 @@ class Kernel(LoggingConfigurable):
         for listener in self._subscribers:
             listener(message)
 
-    def _on_reply(self, frames: list[bytes]) -> None:
+    def _on_reply(self, channel: str, frames: list[bytes]) -> None:
         message = self._read(frames)
-        request = self._requests.get(message.parent_id) if message is not None else None
-        if message is None or request is None:
+        if message is None:
+            return
+        request = self._requests.get(message.parent_id)
+        if message.msg_type.startswith(OWN_MESSAGES) or request is not None:
+            self._on_answer(channel, message, request)
+        elif self.on_other is not None:
+            self.on_other(channel, message)
+
+    def _on_answer(self, channel: str, message: Message, request: Request | None) -> None:
+        if request is None:
             return
         if message.msg_type == STATE_MESSAGE:
             if request.on_state is not None:
                 request.on_state(message)
+        elif channel == "stdin":
+            if request.on_input is not None:
+                request.on_input(message)
         elif not request.reply.done():
             request.reply.set_result(message)
 

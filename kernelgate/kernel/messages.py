@@ -72,6 +72,15 @@ class Message:
     def metadata(self) -> dict[str, Any]:
         return read_object(self.frames[3], "metadata")
 
+    @property
+    def parts(self) -> list[bytes]:
+        """Header, parent header, metadata, content, buffers: each of the first four is JSON in UTF-8.
+
+        Raises `BadMessage` when one is not well-formed.
+        """
+        texts = (self.header, self.parent_header, self.metadata, self.content)
+        return [*map(_in_utf8, self.frames[1:5], texts), *self.buffers]
+
 
 def parse(frames: Sequence[bytes]) -> Message:
     """Read what came from a socket: routing frames or a topic, the delimiter, the message."""
@@ -88,25 +97,21 @@ class Encoder:
         self._hmac = hmac.new(key, digestmod=hashlib.sha256)
         self.session = secrets.token_hex(16)
 
+    def header(self, msg_type: str) -> dict[str, Any]:
+        """Return the header of a new message."""
+        return new_header(msg_type, self.session)
+
     def encode(
         self,
-        msg_type: str,
+        header: Mapping[str, Any],
         content: Mapping[str, Any],
         metadata: Mapping[str, Any] | None = None,
         buffers: Sequence[bytes] = (),
-    ) -> tuple[str, list[bytes]]:
-        """Return the new message's id and its frames."""
-        msg_id = secrets.token_hex(16)
-        header = {
-            "msg_id": msg_id,
-            "msg_type": msg_type,
-            "session": self.session,
-            "username": "kernelgate",
-            "date": datetime.now(UTC).isoformat(),
-            "version": PROTOCOL_VERSION,
-        }
-        parts = [_json(header), b"{}", _json(metadata or {}), _json(content)]
-        return msg_id, [DELIMITER, self.sign(parts), *parts, *buffers]
+        parent_header: Mapping[str, Any] | None = None,
+    ) -> list[bytes]:
+        """Return the frames of a message."""
+        parts = [to_json(header), to_json(parent_header or {}), to_json(metadata or {}), to_json(content)]
+        return [DELIMITER, self.sign(parts), *parts, *buffers]
 
     def sign(self, parts: Sequence[bytes]) -> bytes:
         """Return the signature of the four JSON frames of a message."""
@@ -114,6 +119,18 @@ class Encoder:
         for part in parts:
             digest.update(part)
         return digest.hexdigest().encode("ascii")
+
+
+def new_header(msg_type: str, session: str) -> dict[str, Any]:
+    """Return the header of a message that the server makes."""
+    return {
+        "msg_id": secrets.token_hex(16),
+        "msg_type": msg_type,
+        "session": session,
+        "username": "kernelgate",
+        "date": datetime.now(UTC).isoformat(),
+        "version": PROTOCOL_VERSION,
+    }
 
 
 def read_object(data: bytes, what: str) -> dict[str, Any]:
@@ -139,6 +156,15 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _no_number(text)
 
 
+def _in_utf8(frame: bytes, value: dict[str, Any]) -> bytes:
+    """Return a frame that was read as ``value``; Python reads other encodings of JSON too, nobody else does."""
+    try:
+        frame.decode()
+    except UnicodeDecodeError:
+        return json.dumps(value).encode()
+    return frame
+
+
 def _small_object(data: bytes, what: str) -> dict[str, Any]:
     if len(data) > MAX_HEADER_BYTES:
         raise BadMessage(f"{what} has {len(data)} bytes, more than {MAX_HEADER_BYTES}")
@@ -149,5 +175,9 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """Return a part of a message; what UTF-8 cannot carry (lone surrogates) is escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()

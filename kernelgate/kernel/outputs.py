@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kernelgate.kernel.messages import BadMessage, Message
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+"""Takes what happened, in Jupyter's words (``stream``, ``display_data``, …), and what belongs to it."""
 
 Output = dict[str, Any]
 """An output as nbformat 4 has it: ``output_type`` stream, display_data, execute_result or error."""
@@ -26,6 +30,9 @@ class OutputLimits:
         """Bytes of the largest message that is worth reading: a display, or text of which JSON makes more."""
         return max(self.bytes, 8 * self.stream_chars)
 
+
+JSON_MIME = re.compile(r"^application/(.*\+)?json$")
+"""As nbformat has it."""
 
 ERROR_CHARS = 100_000
 """Characters of an error's name, its value, and its traceback, each."""
@@ -86,8 +93,10 @@ class OutputFold:
     stays in stdout.
     """
 
-    def __init__(self, limits: OutputLimits) -> None:
+    def __init__(self, limits: OutputLimits, on_event: OnEvent | None = None) -> None:
+        """``on_event`` is called with each output as it comes, within the limits."""
         self._limits = limits
+        self._tell: OnEvent = on_event or (lambda _name, _data: None)
         self._outputs: list[Output] = []
         self._bytes = 0
         self._displays: dict[str, _Displays] = {}  # by display_id
@@ -153,6 +162,7 @@ class OutputFold:
         text = clean(text)
         self._chars[name] += len(text)
         self._printed[name].append(text)
+        self._tell("stream", {"name": name, "text": text})
         self._apply_clear()
         last = self._outputs[-1] if self._outputs else None
         if last is not None and last["output_type"] == "stream" and last["name"] == name:
@@ -166,6 +176,9 @@ class OutputFold:
         if self._append(output, size):
             self._show(output["data"])
             display_id = _display_id(content)
+            self._tell(
+                "display_data", {**_without_type(output), **({"display_id": display_id} if display_id else {})}
+            )
             if display_id:
                 self._displays.setdefault(display_id, _Displays()).add(output, size)
 
@@ -173,6 +186,7 @@ class OutputFold:
         output = {"output_type": "execute_result", "execution_count": _count(content), **_bundle(content)}
         if self._append(output, _size(output)):
             self._show(output["data"])
+            self._tell("execute_result", _without_type(output))
 
     def _take_update(self, content: Mapping[str, Any]) -> None:
         displays = self._displays.get(_display_id(content))
@@ -184,6 +198,7 @@ class OutputFold:
             self.lost()
             return
         self._bytes += growth
+        self._tell("update_display_data", {**bundle, "display_id": _display_id(content)})
         displays.update(bundle, displays.size + growth)
 
     def _take_error(self, content: Mapping[str, Any]) -> None:
@@ -196,9 +211,11 @@ class OutputFold:
             "traceback": clean("\n".join(lines)[:ERROR_CHARS]).split("\n") if lines else [],
         }
         self._append(self._error, 0)
+        self._tell("error", _without_type(self._error))
 
     def _take_clear(self, content: Mapping[str, Any]) -> None:
         self._clear_pending = True
+        self._tell("clear_output", {"wait": bool(content.get("wait"))})
         if not content.get("wait"):
             self._apply_clear()
 
@@ -269,7 +286,11 @@ def _bundle(content: Mapping[str, Any]) -> Output:
 
 def is_json(mime: str) -> bool:
     """Tell whether nbformat lets values of the type ``mime`` be any JSON."""
-    return mime == "application/json" or (mime.startswith("application/") and mime.endswith("+json"))
+    return JSON_MIME.search(mime) is not None
+
+
+def _without_type(output: Output) -> Output:
+    return {name: value for name, value in output.items() if name != "output_type"}
 
 
 def _joined(value: object) -> object:

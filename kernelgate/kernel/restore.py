@@ -29,11 +29,17 @@ class Restored:
 
 
 async def restore(
-    kernel: Kernel, layout: Mapping[str, Any], chunks: Mapping[str, bytes], tag: str, seconds: float
+    kernel: Kernel,
+    layout: Mapping[str, Any],
+    chunks: Mapping[str, bytes],
+    tag: str,
+    seconds: float,
+    files_only: bool = False,
 ) -> Restored:
     """Send ``layout`` and its chunks to a fresh kernel and wait until it has loaded them. Raises `RestoreFailed`.
 
-    ``chunks`` holds every chunk that the layout refers to. A kernel that fails must not be used any more.
+    ``chunks`` holds every chunk that the layout refers to. A kernel that fails must not be used any more. With
+    ``files_only`` it gets the files, and no variables.
     """
     names = sorted(digests(layout))
     numbers = {name: number for number, name in enumerate(names)}
@@ -47,6 +53,7 @@ async def restore(
         "seconds": seconds,
         "tag": tag,
         "digests": names,
+        "files_only": files_only,
     }
     try:
         return _outcome(await kernel.ask("shell", RESTORE, content, seconds + 2.0))

@@ -40,6 +40,8 @@ class KernelStarter(LoggingConfigurable):
         self._images = images
         self._context = new_context()
         self._turn = asyncio.Semaphore(self.concurrency)
+        self.info: dict[str, dict[str, Any]] = {}
+        """By language id: what a kernel says of itself (``kernel_info_reply``) before it has run any code."""
 
     @property
     def concurrency(self) -> int:
@@ -125,6 +127,7 @@ class KernelStarter(LoggingConfigurable):
     async def _boot(self, manager: KernelManager, language: Language) -> Kernel:
         await manager.start_kernel(hold_limits=True)
         kernel = await self._connect(manager, language, self.warmup_timeout)
+        self.info[language.id] = kernel.info
         try:
             await kernel.provisioner.apply_limits()
         except BaseException:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from traitlets import Bool, Int
@@ -14,17 +15,22 @@ from traitlets.config import LoggingConfigurable
 from kernelgate.auth import Owner
 from kernelgate.errors import BlobsMissing, GateError, LeaseLost, StateNotSaved, StoreError
 from kernelgate.kernel.background import Background
-from kernelgate.kernel.client import Execution, Result, execute
-from kernelgate.kernel.outputs import OutputLimits
+from kernelgate.kernel.client import Cell, Execution, Result, execute
+from kernelgate.kernel.hub import Kernel, Listener
+from kernelgate.kernel.messages import BadMessage, Message
+from kernelgate.kernel.outputs import OnEvent, OutputLimits
 from kernelgate.kernel.snapshot import SaveRequest
 from kernelgate.languages import Language
 from kernelgate.sessions.admission import Admission
 from kernelgate.sessions.record import now
-from kernelgate.sessions.session import Ready, Session, Sessions
+from kernelgate.sessions.replies import execution_reply, with_state
+from kernelgate.sessions.session import Question, Ready, Session
+from kernelgate.sessions.sessions import Sessions
 from kernelgate.sessions.state import Run, State
 from kernelgate.sessions.vault import Held
 
 Json = dict[str, Any]
+OnStart = Callable[[Session, Ready], None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,24 @@ class ExecRequest:
     session_id: str = ""
     argv: tuple[str, ...] = ()
     timeout: float | None = None
+    allow_stdin: bool = False
+    """Whether the client answers what the code asks the user."""
+    on_event: OnEvent | None = None
+    """Called with each output as it comes."""
+    on_input: Listener | None = None
+    """Called with each question to the user."""
+    cell: Cell | None = None
+    """What a Jupyter client sent: it waits for nothing but its session, and runs as long as it takes."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """An execution that has come to its end. ``error``: the code ran, and its state could not be stored."""
+
+    ready: Ready
+    result: Result
+    reply: Json
+    error: StateNotSaved | None = None
 
 
 class Executor(LoggingConfigurable):
@@ -66,28 +90,52 @@ class Executor(LoggingConfigurable):
     async def run(self, request: ExecRequest, on_start: Callable[[], None] = lambda: None) -> Json:
         """Run the code and return the reply of ``POST /exec``; ``on_start`` is called when a kernel has the code.
 
+        Raises what `execute` does, and `StateNotSaved` when the code ran and the state could not be stored.
+        """
+
+        def started(session: Session, ready: Ready) -> None:
+            on_start()
+            if request.on_event is not None:
+                request.on_event("start", {"session_id": session.id, "status": ready.status})
+
+        done = await self.execute(request, started)
+        if done.error is not None:
+            raise done.error
+        return done.reply
+
+    async def execute(self, request: ExecRequest, on_start: OnStart) -> Done:
+        """Run the code; ``on_start`` is called when there is a kernel that is about to be given it.
+
         Raises `RateLimited` when it takes too long until it is the request's turn, `KernelStartError` and
-        `EngineError` when there is no kernel to be had, `StoreError` when the store does not answer,
-        `StateNotSaved` when the code ran and the state could not be stored.
+        `EngineError` when there is no kernel to be had, `StoreError` when the store does not answer.
         """
         async with AsyncExitStack() as held:
             session = await held.enter_async_context(self._lease(request))
             hold = await self._hold(held, session, request)
             ready = await self._sessions.kernel(session, hold.problem if hold is not None else "")
+            on_start(session, ready)
             self._sessions.mark(session, busy=True)
-            on_start()
             run = await self._execute(session, ready, request)
-            if hold is None:
-                return _with_state(run, session, ready, error="the store cannot be reached: nothing was saved")
-            if hold.refused:
-                return _with_state(
-                    run, session, ready, error=f"nothing is saved until it is deleted: {hold.problem}"
-                )
-            if self._state.durable:
+            return await self._finish(held, session, hold, ready, run)
+
+    async def _finish(
+        self, held: AsyncExitStack, session: Session, hold: Held | None, ready: Ready, run: Run
+    ) -> Done:
+        """Store what came of the execution, now or later, if it can be."""
+        error, failure, pending = "", None, False
+        if hold is None:
+            error = "the store cannot be reached: nothing was saved"
+        elif hold.refused:
+            error = f"nothing is saved until it is deleted: {hold.problem}"
+        elif self._state.durable:
+            try:
                 await self._commit(session, hold, ready, run)
-                return _with_state(run, session, ready)
+            except StateNotSaved as not_saved:
+                error, failure = str(not_saved), not_saved
+        else:
+            pending = True
             self._background.spawn(self._commit_later(held.pop_all(), session, hold, ready, run))
-            return _with_state(run, session, ready, pending=True)
+        return Done(ready, run.result, with_state(run, session, ready, error, pending), failure)
 
     async def close(self) -> None:
         """Wait until all that is to be stored after its reply is stored."""
@@ -108,8 +156,18 @@ class Executor(LoggingConfigurable):
     async def _execute(self, session: Session, ready: Ready, request: ExecRequest) -> Run:
         started = now()
         execution = self._execution(request, self._state.save_request(session.has))
-        result = await execute(ready.kernel, execution)
-        return Run(request.code, started, result, self._reply(session, result, ready))
+        if execution.allow_stdin:
+            await ready.kernel.open_stdin()
+        if execution.allow_stdin and execution.on_input is None:
+            execution = replace(execution, on_input=partial(_ask_client, session, ready.kernel, request.on_event))
+        try:
+            result = await execute(ready.kernel, execution)
+        finally:
+            session.question = None
+        session.is_whole = _is_whole(result)
+        silent = request.cell is not None and request.cell.content["silent"] is True
+        reply = execution_reply(session, ready, result, self.show_last_expression)
+        return Run(request.code, started, result, reply, silent)
 
     async def _commit(self, session: Session, hold: Held, ready: Ready, run: Run) -> None:
         """Store the execution, to the end even when the caller goes away. Raises `StateNotSaved`."""
@@ -143,93 +201,41 @@ class Executor(LoggingConfigurable):
     async def _lease(self, request: ExecRequest) -> AsyncIterator[Session]:
         """Hold the session, then one of the places to run; waiting for the session is bounded as well."""
         lease = self._sessions.lease(request.owner, request.session_id, request.language)
+        if request.cell is not None:
+            async with lease as session:
+                yield session
+            return
         async with self._admission.session_turn(lease) as session, self._admission.slot(request.owner):
             yield session
 
     def _execution(self, request: ExecRequest, save: SaveRequest | None) -> Execution:
-        timeout = min(request.timeout or self.max_execution_time, self.max_execution_time)
-        limits = OutputLimits(self.max_stream_chars, self.max_output_mb << 20, self.max_outputs)
-        return Execution(request.code, timeout=timeout, argv=request.argv, limits=limits, save=save)
-
-    def _reply(self, session: Session, result: Result, ready: Ready) -> Json:
-        output = result.output
-        return {
-            "session_id": session.id,
-            "stdout": self._stdout(result),
-            "stderr": _stderr(result, ready.problem, _loss(session) if result.kernel_lost else ""),
-            "files": [],
-            "status": result.status.value,
-            "exit_code": result.exit_code,
-            "outputs": output.outputs,
-            "execution_count": output.execution_count,
-            "duration_ms": round(result.duration * 1000, 3),
-            "truncated": output.truncated,
-            "runtime_session_id": session.id,
-            "runtime_status": ready.status,
-        }
-
-    def _stdout(self, result: Result) -> str:
-        output = result.output
-        return output.stdout + (output.shown if self.show_last_expression and not output.stdout.strip() else "")
-
-
-def _loss(session: Session) -> str:
-    """Say what becomes of a session whose kernel is dead."""
-    version = session.record.version
-    return (
-        f"The session goes on from what was saved last, version {version}" if version else "Its variables are lost"
-    )
-
-
-def _stderr(result: Result, problem: str, loss: str) -> str:
-    """Return stderr with what a terminal would have shown on it: the traceback, and why the code was stopped."""
-    output = result.output
-    parts = [f"The session's state could not be restored, it begins anew: {problem}\n"] if problem else []
-    if output.stderr:
-        parts.append(output.stderr)
-    if output.error is not None and result.exit_code != 0:
-        parts.append("\n".join(output.error["traceback"]) + "\n")
-    if result.message:
-        parts.append(result.message + "\n")
-    if loss:
-        parts.append(loss + "\n")
-    for name in output.truncated:
-        parts.append(
-            "Some outputs were left out\n" if name == "outputs" else f"{name} length exceeded: the rest was cut\n"
+        timeout = request.timeout
+        if request.cell is None:
+            timeout = min(timeout or self.max_execution_time, self.max_execution_time)
+        return Execution(
+            request.code,
+            timeout=timeout,
+            argv=request.argv,
+            limits=OutputLimits(self.max_stream_chars, self.max_output_mb << 20, self.max_outputs),
+            save=save,
+            cell=request.cell,
+            allow_stdin=request.allow_stdin,
+            on_event=request.on_event,
+            on_input=request.on_input,
         )
-    return "".join(
-        part if part.endswith("\n") or part is parts[-1] else part + "\n" for part in parts if part.strip()
-    )
 
 
-def _with_state(run: Run, session: Session, ready: Ready, error: str = "", pending: bool = False) -> Json:
-    """Return the reply with what is stored of the session's state."""
-    return {**run.reply, "state": state_field(run.result, session, ready, error, pending)}
+def _ask_client(session: Session, kernel: Kernel, on_event: OnEvent | None, message: Message) -> None:
+    """Have what the kernel asks the user wait for an answer."""
+    try:
+        session.question = Question.of(kernel, message)
+    except BadMessage:
+        return
+    if on_event is not None:
+        on_event("input_request", session.question.describe())
 
 
-def state_field(result: Result, session: Session, ready: Ready, error: str, pending: bool) -> Json:
-    """Return the reply's ``state``: the session's version, what is in it, what had to be left out."""
-    snapshot = result.snapshot
-    shown: Json = {
-        "version": session.record.version,
-        "captured": snapshot is not None and not error,
-        "pending": pending,
-        "error": error or result.save_error or None,
-        "restored": None,
-    }
-    if ready.status == "restored" or ready.problem:
-        lost, problem = ready.restored.lost, ready.problem or None
-        shown["restored"] = {"names": ready.restored.names, "lost": lost, "error": problem}
-    if snapshot is None:
-        return {**shown, "saved": 0, "bytes": 0, "skipped": [], "skipped_count": 0, "files": None}
-    layout = snapshot.layout
-    files = [entry for entry in layout["files"] if "size" in entry]
-    shown["saved"], shown["bytes"] = layout["names"], sum(layout["sizes"])
-    shown["skipped"], shown["skipped_count"] = layout["skipped"], layout["skipped_count"]
-    shown["files"] = {
-        "saved": len(files),
-        "bytes": sum(entry["size"] for entry in files),
-        "skipped": layout["files_skipped"],
-        "skipped_count": layout["files_skipped_count"],
-    }
-    return shown
+def _is_whole(result: Result) -> bool:
+    """Tell whether all that the kernel has is in its snapshot."""
+    layout = result.snapshot.layout if result.snapshot is not None else None
+    return layout is not None and not layout["skipped_count"] and not layout["files_skipped_count"]

@@ -9,7 +9,7 @@ from kernelgate.auth import Owner
 from kernelgate.errors import Conflict, SessionNotFound
 from kernelgate.sessions.admission import Admission
 from kernelgate.sessions.record import Entry, Record
-from kernelgate.sessions.session import Sessions
+from kernelgate.sessions.sessions import Sessions
 from kernelgate.sessions.state import State
 from kernelgate.sessions.vault import Change, Vault
 

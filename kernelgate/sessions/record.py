@@ -8,7 +8,9 @@ blobs that never change. Versions are numbered from 1; version 0 is the empty se
 from __future__ import annotations
 
 import json
+import re
 import secrets
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,6 +23,11 @@ from kernelgate.errors import Conflict, StateRefused
 RECORD_FORMAT = 1
 SLACK = 1.2
 """How far history grows over its bounds before it is cut back to them: to cut is more work than to add."""
+
+EXEC, JUPYTER = "exec", "jupyter"
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+KERNEL_IDS = uuid.UUID("6b65726e-656c-4761-b465-207365737369")
+"""The namespace of the kernel ids that are made of session ids."""
 
 Json = dict[str, Any]
 
@@ -76,6 +83,14 @@ class Record:
     """The highest version there was."""
     touched: float = 0.0
     """When the life of all blobs was last prolonged."""
+    origin: str = EXEC
+    """Where it was begun: by `EXEC` or `JUPYTER`."""
+    closed: bool = False
+    """Whether Jupyter's clients see it no more, because its kernel was shut down there."""
+    documents: list[Json] = field(default_factory=list)
+    """What Jupyter calls sessions: ``id``, ``path``, ``name``, ``type`` of each notebook that uses the kernel."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Variables of the environment that a kernel is begun with."""
     entries: list[Entry] = field(default_factory=list)
     versions: dict[int, Version] = field(default_factory=dict)
 
@@ -83,6 +98,11 @@ class Record:
     def new(cls, owner: Owner, session_id: str, language: str) -> Record:
         """Return the record of a session that begins now."""
         return cls(session_id, owner.key, owner.user, language, created=now(), used=now(), space=new_space())
+
+    @property
+    def kernel_id(self) -> str:
+        """What Jupyter's clients call the session's kernel: a UUID."""
+        return kernel_id(self.id)
 
     @property
     def tag(self) -> str:
@@ -114,6 +134,10 @@ class Record:
             "executions": self.executions,
             "version": self.version,
             "user_id": self.user or None,
+            "kernel_id": self.kernel_id,
+            "origin": self.origin,
+            "closed": self.closed,
+            "documents": self.documents,
         }
 
     def to_bytes(self) -> bytes:
@@ -142,6 +166,13 @@ class Record:
             self.versions[entry.version] = version
             self.version = entry.version
 
+    def advance(self, number: int, version: Version) -> None:
+        """Go on to a version that no execution of its own led to: the last one did."""
+        if self.entries and self.entries[-1].version == self.version and not self.entries[-1].undone:
+            self.entries[-1] = replace(self.entries[-1], version=number)
+        self.versions[number] = version
+        self.last_version = self.version = number
+
     def restorable(self, version: int) -> bool:
         """Whether the session can go back to ``version``."""
         return version == 0 or version in self.versions
@@ -166,6 +197,7 @@ class Record:
         copy = replace(
             self, id=new_id, space=new_space(), created=now(), used=now(), version=at, entries=entries, touched=0.0
         )
+        copy.origin, copy.documents, copy.closed = EXEC, [], False
         copy.versions = {number: each for number, each in self.versions.items() if number in versions}
         copy.executions = max((entry.number for entry in entries), default=0)
         return copy
@@ -205,7 +237,9 @@ class Record:
 
     def copy(self) -> Record:
         """Return a record that can be changed while this one stays as it is."""
-        return replace(self, entries=list(self.entries), versions=dict(self.versions))
+        return replace(
+            self, entries=list(self.entries), versions=dict(self.versions), documents=list(self.documents)
+        )
 
 
 @dataclass(frozen=True)
@@ -218,6 +252,11 @@ class Trimmed:
 
 def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
+
+
+def kernel_id(session_id: str) -> str:
+    """Return what Jupyter calls the kernel of a session: its id if that is a UUID, else one that is made of it."""
+    return session_id if UUID.fullmatch(session_id) else str(uuid.uuid5(KERNEL_IDS, session_id))
 
 
 def now() -> str:

@@ -1,34 +1,25 @@
-"""Sessions: whose they are, which kernel they have, and who may use it now."""
+"""A session as this server knows it: whose it is, its kernel, and who looks on."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import string
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from traitlets import Int
-from traitlets.config import LoggingConfigurable
-
 from kernelgate.auth import Owner
-from kernelgate.errors import GateError, SessionNotFound, StateRefused
-from kernelgate.kernel.background import Background
+from kernelgate.kernel.frontends import Frontends
 from kernelgate.kernel.hub import Kernel
-from kernelgate.kernel.pool import KernelPool
-from kernelgate.kernel.restore import Restored, RestoreFailed
-from kernelgate.languages import Language, find_language
+from kernelgate.kernel.messages import Message
+from kernelgate.kernel.outputs import clean
+from kernelgate.kernel.restore import Restored
+from kernelgate.languages import Language
 from kernelgate.sessions.record import Record
-from kernelgate.sessions.state import EMPTY, State
-from kernelgate.sessions.vault import Held, Vault
+from kernelgate.sessions.state import EMPTY
+from kernelgate.sessions.vault import Vault
 
-ALPHABET = string.ascii_letters + string.digits
-SWEEP_SECONDS = 1.0
-HOLD_SECONDS = 20.0
-"""How long what is not an execution waits for another server that uses the session."""
+MAX_PROMPT = 10_000
+"""Characters of a question that are shown."""
 
 
 class Session:
@@ -45,19 +36,42 @@ class Session:
         self.kernel: Kernel | None = None
         self.has = EMPTY
         """What of the kernel's state is stored."""
-        self.used_at = time.monotonic()
+        self.used_at = self.kernel_since = time.monotonic()
         self.turn = asyncio.Lock()
         self.users = 0
         """Executions that run or wait."""
         self.deleted = False
+        self.frontends: Frontends | None = None
+        """The Jupyter clients that look on, if there are any."""
+        self.is_whole = True
+        """Whether all that the kernel has is stored too."""
+        self.question: Question | None = None
+        """What the running code asks the user, while nobody has answered."""
 
     @property
     def is_only_known_here(self) -> bool:
         """Whether what the store says of it is not the last word; calls that wait or were refused do not count."""
         return (self.stored or self.kernel is not None) and (self.users > 0 or not self.stored)
 
+    @property
+    def connections(self) -> int:
+        """How many sockets of Jupyter clients there are."""
+        return len(self.frontends.connections) if self.frontends is not None else 0
+
+    @property
+    def keeps_more_than_is_stored(self) -> bool:
+        """Whether somebody who looks on would miss something if the kernel ended now."""
+        if self.frontends is None or not self.frontends.connections:
+            return False
+        return not self.is_whole or bool(self.frontends.comms)
+
     def touch(self) -> None:
         self.used_at = time.monotonic()
+
+    @property
+    def active_at(self) -> float:
+        """When it was used last, or its kernel was last heard of by a Jupyter client."""
+        return max(self.used_at, self.frontends.heard_at if self.frontends is not None else 0.0)
 
     @property
     def state(self) -> str:
@@ -66,9 +80,41 @@ class Session:
             return "busy"
         return "idle" if self.kernel is not None and self.kernel.alive else "dormant"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether code runs in it."""
+        return self.turn.locked()
+
     def describe(self) -> dict[str, Any]:
         """Return the session as the API shows it; times in ISO 8601."""
-        return {**self.record.describe(), "state": self.state}
+        question = self.question
+        return {
+            **self.record.describe(),
+            "state": self.state,
+            "connections": self.connections,
+            "input_request": question.describe() if question is not None else None,
+        }
+
+
+@dataclass(frozen=True)
+class Question:
+    """What running code asks the user."""
+
+    kernel: Kernel
+    message: Message
+    prompt: str
+    password: bool
+
+    @classmethod
+    def of(cls, kernel: Kernel, message: Message) -> Question:
+        """Read an ``input_request``. Raises `BadMessage`."""
+        prompt = message.content.get("prompt")
+        text = clean(prompt[:MAX_PROMPT]) if isinstance(prompt, str) else ""
+        return cls(kernel, message, text, message.content.get("password") is True)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the question as the API shows it."""
+        return {"prompt": self.prompt, "password": self.password}
 
 
 @dataclass(frozen=True)
@@ -81,300 +127,3 @@ class Ready:
     restored: Restored = field(default_factory=lambda: Restored(0, []))
     problem: str = ""
     """Why the session does not go on from its state."""
-
-
-class Sessions(LoggingConfigurable):
-    """All sessions of the server. An id means something only together with its owner."""
-
-    id_length = Int(32, min=16, max=128, help="Characters of a session id that the server makes.").tag(
-        config=True, env="SESSION_ID_LENGTH", group="Sessions"
-    )
-    kernel_idle_seconds = Int(
-        300,
-        min=0,
-        help="Seconds that a session keeps its kernel after its last use. 0: the kernel ends at once.",
-    ).tag(config=True, env="KERNEL_IDLE_SECONDS", group="Sessions")
-    max_live_kernels = Int(
-        64,
-        min=1,
-        help="Kernels that sessions may have at once. The one that idled longest gives way to a new one.",
-    ).tag(config=True, env="MAX_LIVE_KERNELS", group="Sessions")
-
-    min_free_memory_mb = Int(
-        256,
-        min=0,
-        help="MB of memory that the machine keeps free: with less, kernels that idle end. 0: any is enough.",
-    ).tag(config=True, env="MIN_FREE_MEMORY_MB", group="Sessions")
-
-    def __init__(self, pools: dict[str, KernelPool], vault: Vault, state: State, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._pools = pools
-        self._vault = vault
-        self._state = state
-        self._sessions: dict[tuple[Owner, str], Session] = {}
-        self._background = Background(self.log, "background work on sessions")
-        self._live = 0
-        self._sweeper: asyncio.Task[None] | None = None
-
-    # ---- for the API
-
-    def find(self, owner: Owner, session_id: str) -> Session | None:
-        """Return the session as this server knows it, if it does."""
-        return self._sessions.get((owner, session_id))
-
-    async def get(self, owner: Owner, session_id: str) -> dict[str, Any]:
-        """Return what the API shows of a session. Raises `SessionNotFound`, `StoreError`."""
-        session = self.find(owner, session_id)
-        if session is not None and session.is_only_known_here:
-            return session.describe()
-        record = await self._vault.load(Vault.key(owner, session_id))
-        if record is None:
-            raise SessionNotFound(f"there is no session {session_id!r}")
-        return {**record.describe(), "state": session.state if session is not None else "dormant"}
-
-    async def list(self, owner: Owner) -> list[dict[str, Any]]:
-        """Return what the API shows of the owner's sessions, the last used first. Raises `StoreError`."""
-        shown = {
-            each["session_id"]: {**each, "state": "dormant"} for each in await self._vault.descriptions(owner)
-        }
-        for session in self._sessions.values():
-            if session.owner != owner:
-                continue
-            if session.is_only_known_here:
-                shown[session.id] = session.describe()
-            elif session.id in shown:
-                shown[session.id]["state"] = session.state
-        return sorted(shown.values(), key=lambda each: str(each["last_used"]), reverse=True)
-
-    async def delete(self, owner: Owner, session_id: str) -> None:
-        """End the session and its kernel, even while it runs code. Raises `SessionNotFound`, `StoreError`."""
-        session = self.find(owner, session_id)
-        async with self._vault.hold(Vault.key(owner, session_id), HOLD_SECONDS, to_remove=True) as held:
-            if held.record is None and not held.refused and session is None:
-                raise SessionNotFound(f"there is no session {session_id!r}")
-            if session is not None:
-                self._forget(session)
-                await self.drop_kernel(session)
-            await self._vault.remove(held.lease, held.record, owner)
-
-    @asynccontextmanager
-    async def lease(self, owner: Owner, session_id: str, language: Language) -> AsyncIterator[Session]:
-        """Hold a session on this server, a new one if the owner has none with that id; empty asks for a new one.
-
-        One at a time holds a session; others get it in the order in which they came.
-        """
-        while True:
-            session = self._find_or_make(owner, session_id, language)
-            session.users += 1
-            try:
-                async with session.turn:
-                    if not session.deleted:
-                        yield session
-                        return
-            finally:
-                session.users -= 1
-                session.touch()
-                self._after_use(session)
-
-    @asynccontextmanager
-    async def hold(self, session: Session, wait: float = 0.0, is_new: bool = False) -> AsyncIterator[Held]:
-        """Hold a leased session against other servers too, and bring it up to date with the store.
-
-        Its kernel is dropped when the session went on elsewhere. Raises `SessionInUse`, `StoreError`.
-        """
-        async with self._vault.hold(session.key, wait, is_new) as held:
-            await self._catch_up(session, held)
-            yield held
-
-    async def _catch_up(self, session: Session, held: Held) -> None:
-        record = held.record
-        if record is None and session.stored:  # it was deleted or has expired
-            record = Record.new(session.owner, session.id, session.language.id)
-            session.stored = False
-            held.problem = held.problem or "it is no longer stored: it was deleted elsewhere, or has expired"
-            await self.drop_kernel(session)
-        elif record is not None:
-            if session.kernel is not None and (
-                session.has.tag != record.tag or session.record.created != record.created
-            ):
-                await self.drop_kernel(session)
-            session.stored = True
-        session.record = record or session.record
-
-    async def kernel(self, session: Session, problem: str = "") -> Ready:
-        """Return a kernel in the session's state. Raises `KernelStartError`, `EngineError`, `StoreError`.
-
-        A state that cannot be restored is told of in the result; the session then begins anew. ``problem`` says
-        why that is so already.
-        """
-        if session.kernel is not None and session.kernel.alive:
-            return Ready(session.kernel, "reused")
-        kernel = await self._new_kernel(session)
-        try:
-            session.has, restored = await self._state.restore(kernel, session.record)
-        except StateRefused as error:
-            return Ready(kernel, "new", problem=str(error))
-        except RestoreFailed as error:
-            await self.drop_kernel(session)
-            return Ready(await self._new_kernel(session), "new", problem=str(error))
-        except BaseException:
-            await asyncio.shield(self.drop_kernel(session))
-            raise
-        return Ready(kernel, "restored" if session.has.tag else "new", restored, problem)
-
-    async def _new_kernel(self, session: Session) -> Kernel:
-        await self.drop_kernel(session)
-        self._live += 1  # reserved before the first await, so that many at once keep the bound
-        try:
-            self._make_room()
-            session.kernel = await self._pools[session.language.id].acquire()
-        except BaseException:
-            self._live -= 1
-            raise
-        if session.deleted:
-            await self.drop_kernel(session)
-            raise SessionNotFound(f"session {session.id!r} was deleted")
-        return session.kernel
-
-    async def drop_kernel(self, session: Session) -> None:
-        """End the session's kernel, if it has one."""
-        kernel, session.kernel = session.kernel, None
-        session.has = EMPTY
-        if kernel is None:
-            return
-        self._live -= 1
-        try:
-            await kernel.close()
-        except GateError as error:
-            self.log.warning("kernel %s could not be removed: %s", kernel.id, error)
-
-    @asynccontextmanager
-    async def existing(self, owner: Owner, session_id: str) -> AsyncIterator[tuple[Session, Held]]:
-        """Lease and hold a session that exists. Raises `SessionNotFound`, `SessionInUse`, `StoreError`."""
-        record = await self._vault.load(Vault.key(owner, session_id))
-        language = find_language(record.language) if record is not None else None
-        if language is None:
-            raise SessionNotFound(f"there is no session {session_id!r}")
-        async with self.lease(owner, session_id, language) as session, self.hold(session, HOLD_SECONDS) as held:
-            if held.record is None:
-                raise SessionNotFound(f"there is no session {session_id!r}")
-            yield session, held
-
-    async def adopt(self, kernel: Kernel, note: Mapping[str, Any]) -> bool:
-        """Give a kernel of a dead server back to its session; False when the session has gone on without it.
-
-        ``note`` is what `mark` wrote. Raises `StoreError`, `StateRefused`.
-        """
-        session = Session(Owner(note["owner"], note["user"]), note["id"], kernel.language)
-        record = await self._vault.load(session.key)
-        if record is None or (record.tag, record.created) != (note["tag"], note["created"]):
-            return False
-        session.has = await self._state.known(record)
-        session.record, session.stored, session.kernel = record, True, kernel
-        self._sessions[(session.owner, session.id)] = session
-        self._live += 1
-        return True
-
-    def mark(self, session: Session, busy: bool) -> None:
-        """Note beside the kernel's sockets whose it is and what it has, for `adopt` of a later server."""
-        if session.kernel is not None:
-            session.kernel.note(
-                {
-                    "owner": session.owner.key,
-                    "user": session.owner.user,
-                    "id": session.id,
-                    "tag": session.has.tag,
-                    "created": session.record.created,
-                    "busy": busy,
-                }
-            )
-
-    def new_id(self) -> str:
-        return "".join(secrets.choice(ALPHABET) for _ in range(self.id_length))
-
-    def health(self) -> dict[str, int]:
-        return {"sessions": len(self._sessions), "kernels": self._live}
-
-    # ---- background
-
-    def open(self) -> None:
-        """Start the background work."""
-        self._sweeper = self._background.spawn(self._sweep())
-
-    async def close(self) -> None:
-        """Stop the background work and end all kernels."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        await self._background.wait()
-        await asyncio.gather(*(self.drop_kernel(session) for session in self._sessions.values()))
-        self._sessions.clear()
-
-    async def _sweep(self) -> None:
-        """End kernels that idle too long or have died; forget sessions that nobody came back to."""
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            if self.min_free_memory_mb and free_memory_mb() < self.min_free_memory_mb:
-                self._end_idle(1)
-            now = time.monotonic()
-            for session in list(self._sessions.values()):
-                if session.users:
-                    continue
-                if session.kernel is None:
-                    self._sessions.pop((session.owner, session.id))  # all there is to know of it is stored
-                    continue
-                idle = now - session.used_at
-                if idle > self._state.session_seconds:
-                    self._forget(session)
-                if session.kernel and (
-                    not session.kernel.alive or session.deleted or idle > self.kernel_idle_seconds
-                ):
-                    self._background.spawn(self._retire(session, session.kernel))
-
-    async def _retire(self, session: Session, kernel: Kernel) -> None:
-        """End ``kernel``, unless the session was taken up again meanwhile and uses it, or has another."""
-        if session.kernel is kernel and not (session.users and kernel.alive):
-            await self.drop_kernel(session)
-
-    def _find_or_make(self, owner: Owner, session_id: str, language: Language) -> Session:
-        session_id = session_id or self.new_id()
-        key = (owner, session_id)
-        session = self._sessions.get(key)
-        if session is None:
-            session = self._sessions[key] = Session(owner, session_id, language)
-        return session
-
-    def _after_use(self, session: Session) -> None:
-        if session.users:
-            return
-        if session.kernel is not None and (self.kernel_idle_seconds == 0 or not session.kernel.alive):
-            self._background.spawn(self._retire(session, session.kernel))
-        self._make_room()
-
-    def _make_room(self) -> None:
-        """End the kernels that idled longest while there are too many."""
-        self._end_idle(self._live - self.max_live_kernels)
-
-    def _end_idle(self, count: int) -> None:
-        """End the ``count`` kernels that idled longest. Their sessions are restored from what is stored."""
-        if count <= 0:
-            return
-        idle = [
-            (session.used_at, session, session.kernel)
-            for session in self._sessions.values()
-            if session.kernel is not None and not session.users
-        ]
-        for _used_at, session, kernel in sorted(idle, key=lambda entry: entry[0])[:count]:
-            self._background.spawn(self._retire(session, kernel))
-
-    def _forget(self, session: Session) -> None:
-        session.deleted = True
-        self._sessions.pop((session.owner, session.id), None)
-
-
-def free_memory_mb() -> float:
-    """Return how much memory the machine could give without swapping, in MB; infinite where that is not told."""
-    try:
-        with open("/proc/meminfo") as lines:
-            return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return float("inf")

@@ -45,6 +45,10 @@ class Run:
     started: str
     result: Result
     reply: Json
+    silent: bool = False
+    """Whether it has no place in the history, only its effects do."""
+    status: str = ""
+    """What the history says of it, when that is not the result's status."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +162,15 @@ class State:
             manifest = _manifest(snapshot, has, record.space)
             blobs = {manifest.names[name]: data for name, data in snapshot.chunks.items()}
             version = Version(_add(blobs, record.space, manifest.to_bytes()), snapshot.tag, size=_size(blobs))
-        details = _add(blobs, record.space, entry_bytes(run, self._settings.max_entry_kb << 10))
-        after.executions += 1
         after.used = now()
-        status = run.result.status.value
-        after.add(Entry(after.executions, record.version, number, run.started, status, details), version)
+        after.closed = False
+        if not run.silent:
+            details = _add(blobs, record.space, entry_bytes(run, self._settings.max_entry_kb << 10))
+            after.executions += 1
+            status = run.status or run.result.status.value
+            after.add(Entry(after.executions, record.version, number, run.started, status, details), version)
+        elif version is not None:
+            after.advance(number, version)
         change = Change(blobs, manifest)
         change = replace(change, drop=await self._forget(after, change))
         await self._vault.commit(held.lease, after, change, prolong)
@@ -182,8 +190,10 @@ class State:
 
     # ---- restoring
 
-    async def restore(self, kernel: Kernel, record: Record) -> tuple[KernelState, Restored]:
-        """Give a new kernel the state that the session is in.
+    async def restore(
+        self, kernel: Kernel, record: Record, files_only: bool = False
+    ) -> tuple[KernelState, Restored]:
+        """Give a new kernel the state that the session is in, or just its files.
 
         Raises `StateRefused` and `StoreError`; and `RestoreFailed`, after which the kernel must not be used.
         """
@@ -195,8 +205,9 @@ class State:
         manifest = await self._vault.manifest(version)
         chunks = await self._vault.blobs(set(manifest.names.values()))
         by_digest = {digest_of(name): data for name, data in chunks.items()}
-        restored = await restore(kernel, manifest.layout, by_digest, version.tag, self._settings.restore_seconds)
-        return KernelState(version.tag, manifest.names), restored
+        seconds = self._settings.restore_seconds
+        restored = await restore(kernel, manifest.layout, by_digest, version.tag, seconds, files_only)
+        return EMPTY if files_only else KernelState(version.tag, manifest.names), restored
 
     async def known(self, record: Record) -> KernelState:
         """Return what a kernel in the session's version has. Raises `StateRefused`, `StoreError`."""

@@ -8,7 +8,7 @@ from kernelgate.auth import Owner
 from kernelgate.errors import KernelDied, Unavailable, VariableNotFound
 from kernelgate.kernel.messages import BadMessage
 from kernelgate.sessions.admission import Admission
-from kernelgate.sessions.session import Sessions
+from kernelgate.sessions.sessions import Sessions
 
 Json = dict[str, Any]
 

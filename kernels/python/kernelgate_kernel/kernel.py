@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from fnmatch import fnmatchcase
 from os import getpid
 from typing import Any, NoReturn
 
@@ -69,6 +70,35 @@ class SandboxKernel(IPythonKernel):
         request = _wishes(parent.get("metadata")).get("save")
         if request is not None:
             Sender(self.session, stream, ident, parent).send(self._snapshots, request, self._succeeded)
+
+    def do_history(  # type: ignore[override]
+        self,
+        hist_access_type: str,
+        output: bool,
+        raw: bool,
+        session: int = 0,
+        start: int = 0,
+        stop: int | None = None,
+        n: int | None = None,
+        pattern: str | None = None,
+        unique: bool = False,
+    ) -> dict[str, Any]:
+        """Tell of the inputs of this session; IPython would look in a database, and there is none."""
+        if hist_access_type not in ("tail", "search"):
+            reply: dict[str, Any] = super().do_history(
+                hist_access_type, output, raw, session, start, stop, n, pattern, unique
+            )
+            return reply
+        assert self.shell is not None
+        kept = self.shell.history_manager.input_hist_raw if raw else self.shell.history_manager.input_hist_parsed
+        found = {number: text for number, text in enumerate(kept) if number and text}
+        if hist_access_type == "search":
+            found = {number: text for number, text in found.items() if fnmatchcase(text, pattern or "*")}
+        if unique:
+            found = {number: text for text, number in {text: number for number, text in found.items()}.items()}
+        last = sorted(found)[-n:] if n else sorted(found)
+        entries = [(0, number, (found[number], None) if output else found[number]) for number in last]
+        return {"status": "ok", "history": entries}
 
     async def interrupt_request(self, stream: Any, ident: Any, parent: Any) -> None:
         await super().interrupt_request(stream, ident, parent)

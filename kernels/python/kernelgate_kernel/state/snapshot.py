@@ -138,13 +138,16 @@ class Snapshots:
     def restore(self, content: Mapping[str, Any], chunks: list[memoryview]) -> tuple[int, list[Json]]:
         """Load a state into a fresh shell; returns how many variables there are and what was lost.
 
-        ``chunks`` is empty afterwards: memory may be short. Raises `NotRestored`; then
-        no variable was loaded.
+        With ``files_only`` in ``content`` the shell stays fresh. ``chunks`` is empty afterwards: memory may be
+        short. Raises `NotRestored`; then no variable was loaded.
         """
         layout = content["layout"]
         _check(layout)
         names = content["digests"]
         lost = self._folder.restore(layout["files"], lambda index: bytes(chunks[index]), digests=names)
+        if content.get("files_only"):
+            chunks.clear()
+            return 0, lost[:MAX_SKIPPED]
         streams = _take_streams(layout, chunks)
         self._surroundings.apply(DECODER.decode(streams[SURROUNDINGS].decode()))
         try:

@@ -1,0 +1,354 @@
+"""The clients of a kernel: each gets every message in order, whether it is connected at the moment or not."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from traitlets import Float, Int
+from traitlets.config import LoggingConfigurable
+
+from kernelgate.kernel.hub import OWN_MESSAGES, Kernel
+from kernelgate.kernel.journal import Budget, Journal
+from kernelgate.kernel.messages import BadMessage, Message, new_header, to_json
+
+STALL_SECONDS = 5.0
+"""Seconds without progress after which nobody waits for a client any more."""
+
+MAX_LEFT = 16
+"""Clients that are remembered although they are gone, per kernel."""
+
+MAX_COMMS = 10_000
+MAX_ASKED = 10_000
+SERVER = "kernelgate"
+"""What the headers of the server's own messages give as their session."""
+
+
+class ReplaySettings(LoggingConfigurable):
+    """How much is kept for clients that are slow or not connected."""
+
+    buffer_mb = Int(
+        64,
+        min=1,
+        help="MB of messages that are kept for the clients of one kernel until they have read them. They are told "
+        "when that was not enough.",
+    ).tag(config=True, env="REPLAY_BUFFER_MB", group="Jupyter")
+    total_mb = Int(512, min=1, help="MB of messages that are kept for the clients of all kernels together.").tag(
+        config=True, env="REPLAY_TOTAL_MB", group="Jupyter"
+    )
+    seconds = Int(
+        3600,
+        min=0,
+        help="Seconds for which messages are kept for a client that has gone and may come back.",
+    ).tag(config=True, env="REPLAY_SECONDS", group="Jupyter")
+
+    def budget(self) -> Budget:
+        """Return what all kernels share."""
+        return Budget(self.total_mb << 20)
+
+
+class WebSockets(LoggingConfigurable):
+    """How the sockets of clients are treated."""
+
+    max_message_mb = Int(32, min=1, help="MB of one message from a client; a larger one ends its connection.").tag(
+        config=True, env="WEBSOCKET_MAX_MESSAGE_MB", group="Jupyter"
+    )
+    ping_seconds = Float(
+        20.0, min=0.1, help="Seconds after which a client is asked for a sign of life, again and again."
+    ).tag(config=True, env="WEBSOCKET_PING_SECONDS", group="Jupyter")
+    timeout_seconds = Float(
+        60.0, min=0.2, help="Seconds without a sign of life after which the connection to a client is ended."
+    ).tag(config=True, env="WEBSOCKET_TIMEOUT_SECONDS", group="Jupyter")
+
+
+class Frontend:
+    """One client, as its session id names it: where it is, and what it has got."""
+
+    def __init__(self, name: str, delivered: int) -> None:
+        self.names = {name}
+        """Its own name, and those of clients whose messages it gets in their place."""
+        self.delivered = delivered
+        """The number of the first message that it is not known to have."""
+        self.connections: set[Connection] = set()
+        self.left_at = 0.0
+
+
+class Connection:
+    """One socket of a client: its place in the journal.
+
+    ``wake`` is called when there is something to take, ``end`` when the server wants the socket closed.
+    """
+
+    def __init__(
+        self,
+        frontends: Frontends,
+        frontend: Frontend,
+        name: str,
+        wake: Callable[[], None],
+        end: Callable[[], None],
+    ) -> None:
+        self._frontends = frontends
+        self.frontend = frontend
+        self.name = name
+        """What the client's requests are answered to."""
+        self.wake = wake
+        self.end = end
+        self.cursor = frontend.delivered
+        """The number of the message that it is sent next."""
+        self.position = frontends.journal.start_of(self.cursor)
+        self.moved_at = time.monotonic()
+
+    def take(self) -> tuple[str, Sequence[bytes]] | None:
+        """Return the channel and the parts of the message that this client is sent next, None when it has all."""
+        journal = self._frontends.journal
+        if self.cursor < journal.first:
+            return self._say_lost(journal)
+        while self.cursor < journal.next:
+            item = journal[self.cursor]
+            self.cursor += 1
+            self.position, self.moved_at = item.start + item.size, time.monotonic()
+            if not item.to or item.to in self.frontend.names:
+                return item.channel, item.parts
+        return None
+
+    def _say_lost(self, journal: Journal) -> tuple[str, Sequence[bytes]]:
+        """Go on behind what the journal has no more; returns what the user is told instead."""
+        count, self.cursor = journal.first - self.cursor, journal.first
+        text = f"[{count} messages were dropped: more came than is kept for a client that does not read]\n"
+        parent = journal[journal.first].parts[1] if journal.first < journal.next else b"{}"
+        return "iopub", message_parts("stream", {"name": "stderr", "text": text}, parent)
+
+    @property
+    def unread(self) -> bool:
+        """Whether it was sent what it is not known to have read."""
+        return self.cursor > self.frontend.delivered
+
+    def acknowledge(self, number: int) -> None:
+        """Remember that the client has read all messages with numbers below ``number``."""
+        if number <= self.cursor:
+            self.moved_at = time.monotonic()
+            self._frontends.deliver(self.frontend, number)
+
+
+class Frontends:
+    """All clients of a session's kernel, whichever kernel it has at the moment."""
+
+    def __init__(self, settings: ReplaySettings, budget: Budget) -> None:
+        self._settings = settings
+        self._high = (settings.buffer_mb << 20) // 2
+        self._kernel: Kernel | None = None
+        self._frontends: dict[str, Frontend] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.journal = Journal(settings.buffer_mb << 20, budget)
+        self.busy_with = b"{}"
+        """The parent header of the kernel's last status, when that was busy."""
+        self.comms: set[str] = set()
+        self._asked: OrderedDict[str, str] = OrderedDict()
+        self.heard_at = 0.0
+        """When the kernel last sent something, as `time.monotonic` has it."""
+        self.on_death: Callable[[], None] = lambda: None
+        """Called when the kernel ended by itself."""
+        self.on_abort: Callable[[], None] = lambda: None
+        """Called when what waits for the kernel is not to be run any more."""
+        self.on_close: Callable[[], object] = lambda: None
+
+    # ---- clients come and go
+
+    @property
+    def connections(self) -> list[Connection]:
+        return [each for frontend in self._frontends.values() for each in frontend.connections]
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a client is connected, or may come back for what it has missed."""
+        self._expire()
+        return bool(self._frontends)
+
+    def connect(self, session_id: str, wake: Callable[[], None], end: Callable[[], None]) -> Connection:
+        """Take in a socket. A client that was here before gets what it has missed.
+
+        A client with a new session id, or with none, takes the place of the one that went last.
+        """
+        name = session_id or secrets.token_hex(16)
+        frontend = self._frontends.get(name) or self._new(name)
+        connection = Connection(self, frontend, name, wake, end)
+        frontend.connections.add(connection)
+        return connection
+
+    def disconnect(self, connection: Connection) -> None:
+        """Let a socket go; what its client has not got is kept for a while."""
+        frontend = connection.frontend
+        frontend.connections.discard(connection)
+        frontend.left_at = time.monotonic()
+        left = [name for name, each in self._frontends.items() if not each.connections]
+        for name in sorted(left, key=lambda name: self._frontends[name].left_at)[:-MAX_LEFT]:
+            self._forget(name)
+        self._balance()
+
+    def deliver(self, frontend: Frontend, number: int) -> None:
+        """Remember that a client has all messages below ``number``, and drop what everyone has."""
+        frontend.delivered = max(frontend.delivered, number)
+        self._drop_delivered()
+        if self._kernel is not None and self._kernel.paused:
+            self._balance()
+
+    def _new(self, name: str) -> Frontend:
+        self._expire()
+        frontend = Frontend(name, self.journal.next)
+        left = {each: known for each, known in self._frontends.items() if not known.connections}
+        if left:
+            last = max(left, key=lambda each: left[each].left_at)
+            frontend.delivered = left[last].delivered
+            frontend.names |= left[last].names
+            del self._frontends[last]
+        self._frontends[name] = frontend
+        return frontend
+
+    def _expire(self) -> None:
+        before = time.monotonic() - self._settings.seconds
+        for name, each in list(self._frontends.items()):
+            if not each.connections and each.left_at <= before:
+                self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        del self._frontends[name]
+        self._drop_delivered()
+
+    def _drop_delivered(self) -> None:
+        self.journal.forget(min((each.delivered for each in self._frontends.values()), default=self.journal.next))
+
+    # ---- messages
+
+    def attach(self, kernel: Kernel) -> None:
+        """Listen to the kernel that the session has from now on."""
+        if kernel is self._kernel:
+            return
+        self._kernel = kernel
+        self.comms.clear()
+        kernel.subscribe(self._on_iopub)
+        kernel.on_other = self._on_reply
+        kernel.ended.add_done_callback(lambda _end: self._on_end(kernel))
+
+    def publish(self, channel: str, parts: Sequence[bytes], to: str = "") -> None:
+        """Send a message to all clients, or to the one called ``to``."""
+        if not self._frontends:
+            return
+        self.journal.append(channel, parts, to)
+        for connection in self.connections:
+            connection.wake()
+        self._balance()
+
+    def expect(self, msg_id: str, name: str) -> None:
+        """Have the answers to a request go to the client called ``name``."""
+        self._asked[msg_id] = name
+        if len(self._asked) > MAX_ASKED:
+            self._asked.popitem(last=False)
+
+    def say(self, msg_type: str, content: Mapping[str, Any], parent: bytes = b"{}") -> None:
+        """Send an iopub message of the server's own."""
+        self.publish("iopub", message_parts(msg_type, content, parent))
+
+    def status(self, state: str, parent: bytes = b"{}") -> None:
+        """Tell all clients what the kernel does."""
+        self.say("status", {"execution_state": state}, parent)
+
+    def abort(self) -> None:
+        """Have nothing run any more of what clients have asked for so far."""
+        self.on_abort()
+
+    def restarted(self, kernel: Kernel) -> None:
+        """Tell all clients that the kernel has begun anew, on request."""
+        self.attach(kernel)
+        self.say("shutdown_reply", {"status": "ok", "restart": True})
+        self.status("starting")
+        self.status("idle")
+
+    def close(self) -> None:
+        """End all connections."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.on_abort()
+        for connection in self.connections:
+            connection.end()
+        self._frontends.clear()
+        self.journal.close()
+        self._kernel = None
+        self.on_close()
+
+    def _on_iopub(self, message: Message) -> None:
+        parent_type = message.parent_header.get("msg_type")
+        if isinstance(parent_type, str) and parent_type.startswith(OWN_MESSAGES):
+            return
+        self.heard_at = time.monotonic()
+        try:
+            parts = checked_parts(message)
+            self._watch(message)
+        except BadMessage:
+            return
+        self.publish("iopub", parts)
+
+    def _on_reply(self, channel: str, message: Message) -> None:
+        """Hand on the answer to a client's request."""
+        try:
+            parts = checked_parts(message)
+        except BadMessage:
+            return
+        name = self._asked.get(message.parent_id)
+        if name is not None:
+            self.publish(channel, parts, name)
+
+    def _watch(self, message: Message) -> None:
+        """Remember what the kernel does, and which of its objects have a counterpart in clients."""
+        if message.msg_type == "status":
+            busy = message.content.get("execution_state") == "busy"
+            self.busy_with = message.parts[1] if busy else b"{}"
+        elif message.msg_type in ("comm_open", "comm_close"):
+            comm_id = message.content.get("comm_id")
+            if message.msg_type == "comm_close":
+                self.comms.discard(str(comm_id))
+            elif len(self.comms) < MAX_COMMS:
+                self.comms.add(str(comm_id))
+
+    def _on_end(self, kernel: Kernel) -> None:
+        if kernel is self._kernel:
+            self._kernel = None
+            self.busy_with = b"{}"
+            if not kernel.closed:
+                self.on_death()
+
+    # ---- no faster than the fastest client reads
+
+    def _balance(self) -> None:
+        """Leave the kernel's output in its container while all clients lag behind, and one at least goes on."""
+        kernel = self._kernel
+        if kernel is None:
+            return
+        moved_after = time.monotonic() - STALL_SECONDS
+        lags = [self.journal.end - each.position for each in self.connections if each.moved_at > moved_after]
+        lag = min(lags, default=0)
+        if lag > self._high:
+            kernel.pause(True)
+        elif lag < self._high // 2:
+            kernel.pause(False)
+        if kernel.paused and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(STALL_SECONDS / 2, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        self._balance()
+
+
+def message_parts(msg_type: str, content: Mapping[str, Any], parent: bytes = b"{}") -> list[bytes]:
+    """Return a message of the server's own; ``parent``: the header that it answers, as JSON."""
+    return [to_json(new_header(msg_type, SERVER)), parent, b"{}", to_json(content)]
+
+
+def checked_parts(message: Message) -> list[bytes]:
+    """Return the parts of a kernel's message. Raises `BadMessage` for what no client could read."""
+    if not message.msg_type or not isinstance(message.header.get("msg_id"), str):
+        raise BadMessage("a message has an id and a type")
+    return message.parts
