@@ -11,7 +11,7 @@ from tornado import autoreload
 
 from kernelgate import settings
 from kernelgate.auth import DEFAULT_KEY
-from kernelgate.commands import ConfigApp, ImagesApp
+from kernelgate.commands import ConfigApp, ImagesApp, KernelspecsApp
 from kernelgate.configuration import ConfiguredApp
 from kernelgate.errors import KernelStartError
 from kernelgate.server import Server
@@ -24,6 +24,7 @@ class KernelGateApp(ConfiguredApp):
     description = "Run code in Jupyter kernels inside locked-down Docker containers, for whoever asks over HTTP."
     subcommands = {  # noqa: RUF012
         "images": (ImagesApp, "Build the images that kernels run in."),
+        "kernelspecs": (KernelspecsApp, "Let other Jupyter programs start the kernels, without the server."),
         "config": (ConfigApp, "Show, check and export the configuration."),
     }
     aliases = {  # noqa: RUF012

@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import socket
+import time
 from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -129,9 +130,10 @@ class Server(LoggingConfigurable):
         if self._http is not None:
             self._http.stop()
             self.admission.close()
+            deadline = time.monotonic() + self.shutdown_seconds
             if not await self.admission.wait_all_done(self.shutdown_seconds):
                 self.log.warning("%d executions are cut off", self.admission.running)
-            await self._attempt(self.gateway.close())
+            await self._attempt(self.gateway.close(max(0.0, deadline - time.monotonic())))
             await self._attempt(self.executor.close())
             await self._attempt(self.archiver.close())
             await self._attempt(self.sessions.close())

@@ -24,6 +24,9 @@ ACKNOWLEDGE_SECONDS = 0.01
 """Seconds after a message until the client is asked whether it has read it."""
 
 MAX_ID_CHARS = 256
+TURN = 20
+"""Messages of a client that are taken one after the other."""
+
 POLICY_VIOLATION = 1008
 GOING_AWAY = 1001
 
@@ -38,7 +41,7 @@ class ChannelsHandler(JupyterClient, WebSocketHandler):
         super().initialize(*args, **kwargs)
         self._channels: Channels | None = None
         self._connection: Connection | None = None
-        self._unsent = 0
+        self._unsent = self._received = 0
         self._asked_at = 0.0
         """When the ping was sent that has no pong yet; 0 when there is none."""
         self._heard_at = 0.0
@@ -95,6 +98,9 @@ class ChannelsHandler(JupyterClient, WebSocketHandler):
         if self._channels is None or self._connection is None:
             return
         self._heard_at = self._loop.time()
+        self._received += 1
+        if self._received % TURN == 0:
+            await asyncio.sleep(0)  # others get their turn
         try:
             await self._channels.take(self._connection, read(message, self.selected_subprotocol))
         except BadMessage as error:

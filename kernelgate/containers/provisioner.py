@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import hashlib
 import json
 import os
@@ -18,8 +19,10 @@ from typing import Any
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Bool, Int, Unicode
+from traitlets.config import Application, Config
 
-from kernelgate.containers.engine import GONE, Engine, Exit, complete
+from kernelgate import settings
+from kernelgate.containers.engine import FAILURES, GONE, Engine, Exit, complete, remove
 from kernelgate.containers.lockdown import (
     CONNECTION_FILE,
     LABEL_KERNEL,
@@ -30,8 +33,8 @@ from kernelgate.containers.lockdown import (
     container_body,
     running_limits,
 )
-from kernelgate.containers.runtime import KernelFolder, RuntimeFolder, is_dead
-from kernelgate.errors import KernelStartError
+from kernelgate.containers.runtime import KernelFolder, RuntimeFolder, is_dead, is_random
+from kernelgate.errors import ConfigError, EngineError, KernelStartError
 
 LABEL_SETTINGS = "kernelgate.settings"
 CHANNELS = 5
@@ -55,6 +58,10 @@ class DockerProvisioner(KernelProvisionerBase):
     `launch_kernel` returns when the kernel's sockets are bound and can no longer be replaced. A server that
     knows when the kernel is ready launches with ``hold_limits=True`` and calls `apply_limits` then, so that the
     CPU quota does not slow the boot.
+
+    In a program that is not kernelgate's own (JupyterLab, nbclient …) it stands alone: it takes its settings from
+    that program's configuration, the environment and ``.env``, and sees to what dead programs left and to what is
+    left when this one ends.
     """
 
     image = Unicode("", help="Docker image of the kernel.").tag(config=True)
@@ -96,11 +103,20 @@ class DockerProvisioner(KernelProvisionerBase):
         help="Each container runs as a user id of its own, one of the 60000 that begin here.",
     ).tag(config=True)
     start_timeout = Int(60, min=1, help="Seconds until a container must have bound its sockets.").tag(config=True)
+    env_file = Unicode(
+        ".env",
+        help="File with environment variables, read when it is there, in programs that are not kernelgate's own. "
+        "Empty: none.",
+    ).tag(config=True)
 
     def __init__(self, **kwargs: Any) -> None:
+        """Raises `ConfigError` when it stands alone and the environment or ``.env`` holds mistakes."""
+        self._alone = not in_own_application()
+        if self._alone:
+            kwargs["config"] = surrounding_config(kwargs.get("config") or config_of(kwargs.get("parent")))
         super().__init__(**kwargs)
-        self.engine = Engine.instance(parent=self.parent)
-        self.runtime_folder = RuntimeFolder.instance(parent=self.parent)
+        self.engine = Engine.instance(config=self.config)
+        self.runtime_folder = RuntimeFolder.instance(config=self.config)
         self.container: str | None = None
         self.folder: KernelFolder | None = None
         self._ended: Future[Exit] | None = None
@@ -121,13 +137,19 @@ class DockerProvisioner(KernelProvisionerBase):
         """Wait until the kernel has ended; returns its exit code."""
         if self._ended is None:
             return 0
-        end = await asyncio.shield(asyncio.wrap_future(self._ended))
+        end = self.ended
+        if end is None:
+            end = await asyncio.shield(asyncio.wrap_future(self._ended))
         self.container = None
         return end.code
 
     async def send_signal(self, signum: int) -> None:
-        if self.container is not None and signum != 0:
+        if self.container is None or signum == 0:
+            return
+        try:
             await self.engine.kill(self.container, signal.Signals(signum).name)
+        except RuntimeError:  # the program is ending, as in `cleanup`
+            remove(self.engine.api, self.container)
 
     async def kill(self, restart: bool = False) -> None:
         await self.send_signal(signal.SIGKILL)
@@ -136,32 +158,46 @@ class DockerProvisioner(KernelProvisionerBase):
         await self.send_signal(signal.SIGTERM)
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """Choose the channels' addresses; write the connection file, once for us and once for the kernel."""
+        """Choose the channels' addresses; write the connection file, once for us and once for the kernel.
+
+        Of ``env``, if the caller gives it, the kernel gets the variables ``KERNEL_*``; besides, those of the
+        kernelspec. A kernel that is started again has the same addresses and key: clients keep their sockets.
+        """
         self._hold_limits = kwargs.pop("hold_limits", False)
         kwargs.pop("extra_arguments", None)
+        if self._alone:
+            await self._look_after_the_dead()
         self.runtime_folder.open()
         self.folder = self.runtime_folder.kernel_folder(self.kernel_id)
         self.folder.make()
-        manager: Any = self.parent
-        manager.transport, manager.ip, manager.cache_ports = "ipc", self.folder.address, False
-        manager.write_connection_file()
-        self.connection_info = manager.get_connection_info()
-        self._write_kernels_connection_file(self.folder)
-        return await super().pre_launch(cmd=self._command(), **kwargs)
+        try:
+            self._write_connection_files(self.folder)
+        except BaseException:
+            self.runtime_folder.remove(self.folder)
+            raise
+        given = kwargs.get("env", {})
+        kwargs = await super().pre_launch(cmd=self._command(), **kwargs)
+        kwargs["env"] = kernels_environment(given, kwargs["env"], self.kernel_spec.env)
+        return kwargs
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the container; returns when its sockets can be connected to. Raises `KernelStartError`."""
         assert self.folder is not None, "pre_launch comes first"
         try:
-            await self._start_container(cmd, self.folder)
+            await self._start_container(cmd, self.folder, kwargs.get("env", {}))
         except BaseException:
             await asyncio.shield(self.cleanup())
             raise
         return self.connection_info
 
-    async def _start_container(self, cmd: list[str], folder: KernelFolder) -> None:
+    async def _start_container(self, cmd: list[str], folder: KernelFolder, env: Mapping[str, str]) -> None:
         body = container_body(self._sandbox(cmd, folder))
-        self.container = await self.engine.launch(body, name=f"kernelgate-{self.kernel_id}")
+        body["Env"] += [f"{name}={value}" for name, value in env.items()]
+        try:
+            self.container = await self.engine.launch(body, name=self._container_name)
+        except EngineError as error:
+            await self._explain(error)
+            raise
         self._ended = await self.engine.watch(self.container)
         await self._wait_for_sockets(folder)
         if not self._hold_limits:
@@ -169,8 +205,11 @@ class DockerProvisioner(KernelProvisionerBase):
 
     async def cleanup(self, restart: bool = False) -> None:
         """Remove the container and its folder."""
-        container, self.container = self.container or f"kernelgate-{self.kernel_id}", None
-        await self.engine.remove(container)
+        container, self.container = self.container or self._container_name, None
+        try:
+            await self.engine.remove(container)
+        except RuntimeError:  # the program is ending (``atexit``): the engine's threads take no calls any more
+            remove(self.engine.api, container)
         if self._ended is not None:
             complete(self._ended, GONE)
         if self.folder is not None:
@@ -239,6 +278,36 @@ class DockerProvisioner(KernelProvisionerBase):
             sentences.append("DOCKER_READ_ONLY has no effect while ENABLE_FILESYSTEM_ISOLATION is on")
         return sentences
 
+    @property
+    def _container_name(self) -> str:
+        """A name that no other program gives its containers, even if its kernel has the same id."""
+        if is_random(self.kernel_id):
+            return f"kernelgate-{self.kernel_id}"
+        folder = self.runtime_folder.kernel_folder(self.kernel_id).path
+        return f"kernelgate-{folder.parent.name}-{folder.name}"
+
+    async def _look_after_the_dead(self) -> None:
+        """Remove what killed programs have left. The first call also prepares for the end of this one."""
+        first = not self.runtime_folder.is_open
+        self.runtime_folder.open()
+        if first:
+            atexit.register(remove_at_exit, self.engine, self.runtime_folder, os.getpid())
+            for sentence in self.overruled():
+                self.log.warning(sentence)
+        if first or self.runtime_folder.dead_instances():
+            try:
+                await remove_leftovers(self.engine, self.runtime_folder, noted=False)
+            except EngineError as error:
+                self.log.warning("what a dead program left could not be removed: %s", error)
+
+    async def _explain(self, error: EngineError) -> None:
+        """Raise an error that says what to do if the image is missing."""
+        if not await self.engine.has_image(self.image):
+            raise EngineError(
+                f"{error}. `kernelgate kernelspecs install --build` builds the image of this version and installs "
+                "the kernelspec that names it."
+            ) from error
+
     def _command(self) -> list[str]:
         return [part.replace("{connection_file}", CONNECTION_FILE) for part in self.kernel_spec.argv]
 
@@ -275,7 +344,11 @@ class DockerProvisioner(KernelProvisionerBase):
         uid = self.uid_base + random.randrange(UIDS)
         return uid if uid != os.getuid() else uid + 1
 
-    def _write_kernels_connection_file(self, folder: KernelFolder) -> None:
+    def _write_connection_files(self, folder: KernelFolder) -> None:
+        manager: Any = self.parent
+        manager.transport, manager.ip, manager.cache_ports = "ipc", folder.address, False
+        manager.write_connection_file()
+        self.connection_info = manager.get_connection_info()
         info: dict[str, Any] = {**self.connection_info, "ip": f"{SOCKET_FOLDER}/k"}
         info["key"] = info["key"].decode()
         folder.connection_file.write_text(json.dumps(info))
@@ -301,6 +374,69 @@ def settings_hash(template: Sandbox) -> str:
     """Return a short hash of what image and settings make of a container: its body and its running limits."""
     shape = (container_body(template), running_limits(template.limits))
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ---- in a program that is not kernelgate's own
+
+OWN_CLASSES = [DockerProvisioner, Engine, RuntimeFolder]
+"""The classes that take settings in a program that only has the provisioner."""
+
+
+def in_own_application() -> bool:
+    """Tell whether this process runs an application that takes care of the provisioner: one that lists its class.
+
+    Such an application has read the environment, and removes what it and its predecessors leave.
+    """
+    return Application.initialized() and DockerProvisioner in Application.instance().classes
+
+
+def config_of(parent: Any) -> Config:
+    return Config() if parent is None else parent.config
+
+
+def surrounding_config(config: Config) -> Config:
+    """Return the configuration of a Jupyter program with what the environment and ``.env`` say of our settings.
+
+    Command line > environment > .env > configuration files, as in kernelgate's own commands. Raises `ConfigError`.
+    """
+    command_line = Application.instance().cli_config if Application.initialized() else Config()
+    env_file = str(config.get("DockerProvisioner", {}).get("env_file", DockerProvisioner.env_file.default_value))
+    entries = settings.read_env_file(Path(env_file)) if env_file else settings.EnvFile()
+    environment, problems = settings.environment_config(OWN_CLASSES, os.environ, entries)
+    if problems:
+        raise ConfigError(problems)
+    result = settings.override(OWN_CLASSES, config, environment)
+    result.merge(command_line)
+    return result
+
+
+def kernels_environment(
+    given: Mapping[str, str], substituted: Mapping[str, str], spec: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what a kernel gets of its launcher's variables: those of the kernelspec, and ``KERNEL_*``.
+
+    ``given`` is what the caller has passed, ``substituted`` the same with the values of the kernelspec.
+    """
+    names = {*spec, *(name for name in given if name.startswith("KERNEL_"))}
+    return {name: substituted[name] for name in sorted(names) if name in substituted}
+
+
+def remove_at_exit(engine: Engine, runtime_folder: RuntimeFolder, pid: int) -> None:
+    """Remove what kernels that nobody shut down have left when the program ends. Forked processes do nothing.
+
+    It speaks to the engine on its own thread: those of the engine have ended by then. What fails is left to the
+    next program: the lock is no longer held.
+    """
+    if os.getpid() != pid or not runtime_folder.is_open:
+        return
+    try:
+        for lock_path in runtime_folder.lock_paths if runtime_folder.kernel_folders() else []:
+            labels = {"label": f"{LABEL_SERVER}={lock_path}"}
+            for container in engine.api.containers(all=True, filters=labels):
+                remove(engine.api, container["Id"])
+    except (*FAILURES, EngineError):
+        return
+    runtime_folder.close()
 
 
 # ---- what dead servers leave
@@ -340,14 +476,15 @@ async def find_survivors(
     return survivors
 
 
-async def remove_leftovers(engine: Engine, runtime_folder: RuntimeFolder) -> int:
+async def remove_leftovers(engine: Engine, runtime_folder: RuntimeFolder, noted: bool = True) -> int:
     """Remove the containers and folders of servers that are dead; returns how many containers there were.
 
     A server is dead when the lock that its containers' label names is there and held by nobody, or when its folder
     is gone. What belongs to a server that cannot be seen from here is left alone, and so are kernels with notes in
-    other runtime folders. Raises `EngineError`; what was not removed then is found by the next try.
+    other runtime folders; with ``noted=False`` also servers in this one whose kernels have notes. Raises
+    `EngineError`; what was not removed then is found by the next try.
     """
-    _survivors, removed = await _sort_out(engine, runtime_folder, lambda _survivor: False)
+    _survivors, removed = await _sort_out(engine, runtime_folder, lambda _survivor: False, noted)
     return removed
 
 
@@ -365,9 +502,9 @@ async def remove_own(engine: Engine, runtime_folder: RuntimeFolder) -> None:
 
 
 async def _sort_out(
-    engine: Engine, runtime_folder: RuntimeFolder, fits: Callable[[Survivor], bool]
+    engine: Engine, runtime_folder: RuntimeFolder, fits: Callable[[Survivor], bool], noted: bool = True
 ) -> tuple[list[Survivor], int]:
-    inherited = runtime_folder.inherit()  # before the containers are listed: from here on they are all there
+    inherited = runtime_folder.inherit(noted)  # before the containers are listed: from here on they are all there
     survivors: list[Survivor] = []
     leftovers: list[str] = []
     try:

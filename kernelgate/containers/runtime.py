@@ -13,8 +13,10 @@ in it, and everybody else sees the instance as alive again.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -93,10 +95,11 @@ class RuntimeFolder(SingletonConfigurable):
         return self._lock is not None
 
     def open(self) -> None:
-        """Make the instance's folder and lock it. Called again, it does nothing."""
+        """Make the instance's folder and lock it. Called again, it does nothing. Raises `OSError`."""
         if self._lock is not None:
             return
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_owner(self.root)
         self.path.mkdir(mode=0o700)
         fresh = f"{self.lock_path}.new"
         self._lock = open(fresh, "w")  # noqa: SIM115  held for as long as the process lives
@@ -116,7 +119,11 @@ class RuntimeFolder(SingletonConfigurable):
     def kernel_folder(self, kernel_id: str, lock_path: str = "") -> KernelFolder:
         """Return the folder, made or not, of a kernel of this instance or of the one with ``lock_path``."""
         instance = Path(lock_path).parent if lock_path else self.path
-        return KernelFolder(instance / kernel_id.replace("-", "")[:12])
+        return KernelFolder(instance / folder_name(kernel_id))
+
+    def kernel_folders(self) -> list[Path]:
+        """Return the folders of all kernels that this process answers for."""
+        return [folder for lock_path in self.lock_paths for folder in subfolders(Path(lock_path).parent)]
 
     def remove(self, folder: KernelFolder) -> None:
         """Remove a kernel's folder. An inherited instance goes with its last kernel."""
@@ -142,14 +149,15 @@ class RuntimeFolder(SingletonConfigurable):
         """Return the names of the instances in the runtime folder whose servers were killed."""
         return [folder.name for folder in subfolders(self.root) if is_dead(str(folder / LOCK))]
 
-    def inherit(self) -> list[str]:
+    def inherit(self, noted: bool = True) -> list[str]:
         """Take the locks of all instances in the runtime folder that are dead; returns the locks' paths.
 
-        Of several servers that do so at once, only one gets a lock. The folder must be open.
+        Of several servers that do so at once, only one gets a lock. The folder must be open. With ``noted=False``
+        instances in which a kernel has a note are left alone: they are for servers, which may take kernels over.
         """
         taken = {}
         for folder in self.root.iterdir():
-            lock = take_lock(str(folder / LOCK))
+            lock = take_lock(str(folder / LOCK)) if noted or not has_notes(folder) else None
             if lock is not None:
                 taken[lock.name] = lock
         self._inherited.update(taken)
@@ -261,6 +269,29 @@ class KernelFolder:
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def folder_name(kernel_id: str) -> str:
+    """Return the name of a kernel's folder: 12 digits that are the kernel's alone, whatever its id looks like."""
+    digits = kernel_id.replace("-", "")
+    return digits[:12] if is_random(kernel_id) else hashlib.sha256(kernel_id.encode()).hexdigest()[:12]
+
+
+def is_random(kernel_id: str) -> bool:
+    """Tell whether a kernel's id is a UUID or the like: no other kernel has it, in this process or another."""
+    return re.fullmatch("[0-9a-f]{12,}", kernel_id.replace("-", "")) is not None
+
+
+def has_notes(instance: Path) -> bool:
+    """Tell whether a kernel in an instance's folder has a note."""
+    return any(KernelFolder(folder).note.exists() for folder in subfolders(instance))
+
+
+def check_owner(folder: Path) -> None:
+    """Check that nobody else can put folders in place of those in ``folder``. Raises `OSError`."""
+    status = folder.stat()
+    if status.st_uid not in (0, os.getuid()):
+        raise OSError(f"the runtime folder {folder} belongs to user {status.st_uid}: set RUNTIME_DIR to another")
 
 
 def default_runtime_dir() -> str:

@@ -15,6 +15,7 @@ from traitlets.config import LoggingConfigurable
 from kernelgate.kernel.hub import OWN_MESSAGES, Kernel
 from kernelgate.kernel.journal import Budget, Journal
 from kernelgate.kernel.messages import BadMessage, Message, new_header, to_json
+from kernelgate.kernel.rates import Rates
 
 STALL_SECONDS = 5.0
 """Seconds without progress after which nobody waits for a client any more."""
@@ -24,6 +25,8 @@ MAX_LEFT = 16
 
 MAX_COMMS = 10_000
 MAX_ASKED = 10_000
+MAX_NAMES = 16
+RATE_EXCEEDED = "[outputs were dropped: more came than IOPUB_MSG_RATE_LIMIT or IOPUB_DATA_RATE_LIMIT allow]\n"
 SERVER = "kernelgate"
 """What the headers of the server's own messages give as their session."""
 
@@ -45,6 +48,13 @@ class ReplaySettings(LoggingConfigurable):
         min=0,
         help="Seconds for which messages are kept for a client that has gone and may come back.",
     ).tag(config=True, env="REPLAY_SECONDS", group="Jupyter")
+
+    message_rate = Float(
+        0.0, min=0.0, help="Outputs of a kernel per second; what exceeds it is dropped. 0: any number."
+    ).tag(config=True, env="IOPUB_MSG_RATE_LIMIT", group="Jupyter")
+    data_rate = Float(
+        0.0, min=0.0, help="Bytes of a kernel's outputs per second; what exceeds it is dropped. 0: any number."
+    ).tag(config=True, env="IOPUB_DATA_RATE_LIMIT", group="Jupyter")
 
     def budget(self) -> Budget:
         """Return what all kernels share."""
@@ -69,7 +79,7 @@ class Frontend:
     """One client, as its session id names it: where it is, and what it has got."""
 
     def __init__(self, name: str, delivered: int) -> None:
-        self.names = {name}
+        self.names = [name]
         """Its own name, and those of clients whose messages it gets in their place."""
         self.delivered = delivered
         """The number of the first message that it is not known to have."""
@@ -141,6 +151,8 @@ class Frontends:
         self._settings = settings
         self._high = (settings.buffer_mb << 20) // 2
         self._kernel: Kernel | None = None
+        self._rates = Rates(settings.message_rate, settings.data_rate)
+        self.closed = False
         self._frontends: dict[str, Frontend] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.journal = Journal(settings.buffer_mb << 20, budget)
@@ -148,6 +160,8 @@ class Frontends:
         """The parent header of the kernel's last status, when that was busy."""
         self.comms: set[str] = set()
         self._asked: OrderedDict[str, str] = OrderedDict()
+        self.is_running = False
+        self._done_at = 0.0
         self.heard_at = 0.0
         """When the kernel last sent something, as `time.monotonic` has it."""
         self.on_death: Callable[[], None] = lambda: None
@@ -203,15 +217,16 @@ class Frontends:
         if left:
             last = max(left, key=lambda each: left[each].left_at)
             frontend.delivered = left[last].delivered
-            frontend.names |= left[last].names
+            frontend.names += left[last].names[:MAX_NAMES]
             del self._frontends[last]
         self._frontends[name] = frontend
         return frontend
 
     def _expire(self) -> None:
+        """Forget clients that went long ago, and had as long since anything they asked for was done."""
         before = time.monotonic() - self._settings.seconds
         for name, each in list(self._frontends.items()):
-            if not each.connections and each.left_at <= before:
+            if not each.connections and not self.is_running and max(each.left_at, self._done_at) <= before:
                 self._forget(name)
 
     def _forget(self, name: str) -> None:
@@ -256,6 +271,11 @@ class Frontends:
         """Tell all clients what the kernel does."""
         self.say("status", {"execution_state": state}, parent)
 
+    def run(self, running: bool) -> None:
+        """Remember whether something runs that a client asked for."""
+        self.is_running = running
+        self._done_at = time.monotonic()
+
     def abort(self) -> None:
         """Have nothing run any more of what clients have asked for so far."""
         self.on_abort()
@@ -271,6 +291,7 @@ class Frontends:
         """End all connections."""
         if self._timer is not None:
             self._timer.cancel()
+        self.closed = True
         self.on_abort()
         for connection in self.connections:
             connection.end()
@@ -286,10 +307,13 @@ class Frontends:
         self.heard_at = time.monotonic()
         try:
             parts = checked_parts(message)
-            self._watch(message)
+            self._watch(message, parts)
         except BadMessage:
             return
-        self.publish("iopub", parts)
+        if self._rates.let_pass(message.msg_type, sum(map(len, parts))):
+            self.publish("iopub", parts)
+        elif self._rates.is_news:
+            self.say("stream", {"name": "stderr", "text": RATE_EXCEEDED}, parts[1])
 
     def _on_reply(self, channel: str, message: Message) -> None:
         """Hand on the answer to a client's request."""
@@ -301,11 +325,11 @@ class Frontends:
         if name is not None:
             self.publish(channel, parts, name)
 
-    def _watch(self, message: Message) -> None:
+    def _watch(self, message: Message, parts: Sequence[bytes]) -> None:
         """Remember what the kernel does, and which of its objects have a counterpart in clients."""
         if message.msg_type == "status":
             busy = message.content.get("execution_state") == "busy"
-            self.busy_with = message.parts[1] if busy else b"{}"
+            self.busy_with = parts[1] if busy else b"{}"
         elif message.msg_type in ("comm_open", "comm_close"):
             comm_id = message.content.get("comm_id")
             if message.msg_type == "comm_close":
@@ -317,7 +341,7 @@ class Frontends:
         if kernel is self._kernel:
             self._kernel = None
             self.busy_with = b"{}"
-            if not kernel.closed:
+            if not kernel.closed and not kernel.is_ended:
                 self.on_death()
 
     # ---- no faster than the fastest client reads

@@ -81,7 +81,9 @@ class Kernel(LoggingConfigurable):
         """The content of the last ``kernel_info_reply`` to `wait_ready`."""
         self.on_other: Replies | None = None
         self.closed = False
-        """Whether it was ended on purpose."""
+        """Whether nobody uses it any more."""
+        self.is_ended = False
+        """Whether its end is wanted by somebody who tells its clients of it."""
         self._requests: dict[str, Request] = {}
         self._subscribers: list[Listener] = []
         self._encoder = Encoder(manager.session.key)

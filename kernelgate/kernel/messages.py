@@ -158,6 +158,8 @@ def _finite(text: str) -> float:
 
 def _in_utf8(frame: bytes, value: dict[str, Any]) -> bytes:
     """Return a frame that was read as ``value``; Python reads other encodings of JSON too, nobody else does."""
+    if frame.isascii():
+        return frame
     try:
         frame.decode()
     except UnicodeDecodeError:

@@ -81,9 +81,13 @@ class Admission(LoggingConfigurable):
                 raise self.refusal("other executions of the session have not ended") from None
             yield session
 
-    async def _enter(self, owner: Owner) -> None:
+    def check_open(self) -> None:
+        """Raise `ShuttingDown` when nobody is admitted any more."""
         if self._closed:
             raise ShuttingDown("the server is shutting down")
+
+    async def _enter(self, owner: Owner) -> None:
+        self.check_open()
         if self.running < self.max_concurrent and not self.queued:
             self._begin()
             return

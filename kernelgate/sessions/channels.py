@@ -29,6 +29,7 @@ from kernelgate.sessions.sessions import Sessions
 
 QUEUE_MESSAGES = 1000
 QUEUE_BYTES = 32 << 20
+MAX_PASSING = 100
 FULL_PAUSE = 0.05
 """Seconds until a kernel that took no more messages is tried again."""
 
@@ -73,7 +74,7 @@ class Channels:
         self._room = asyncio.Event()
         self._room.set()
         self._worker: asyncio.Task[None] | None = None
-        self._running = False
+        self._passing = 0
         frontends.on_death = self._on_death
         frontends.on_abort = self._abort
 
@@ -81,6 +82,8 @@ class Channels:
 
     async def take(self, connection: Connection, message: ClientMessage) -> None:
         """Take a client's message; returns when there is room for another. Raises `BadMessage`."""
+        if self.frontends.closed:
+            return
         if message.msg_type.startswith(OWN_MESSAGES):
             raise BadMessage(f"{message.msg_type} is no message for clients to send")
         metadata = {name: value for name, value in message.metadata.items() if name != "kernelgate"}
@@ -90,7 +93,10 @@ class Channels:
         if message.channel == "shell" and not message.header.get("subshell_id"):
             await self._enqueue(asked)
         else:
-            self._parts.background.spawn(self._pass_by(asked))
+            work = self._parts.background.spawn(self._pass_by(asked))
+            self._passing += 1
+            if self._passing > MAX_PASSING:
+                await asyncio.wait({work})
 
     async def _enqueue(self, asked: Asked) -> None:
         self._queue.append(asked)
@@ -153,11 +159,11 @@ class Channels:
             on_input=lambda question: self._ask(asked, question),
             cell=Cell(asked.message.header, asked.message.metadata, content),
         )
-        self._running = True
+        self.frontends.run(True)
         try:
             done = await self._parts.executor.execute(request, lambda _it, ready: self._on_start(asked, ready))
         finally:
-            self._running = False
+            self.frontends.run(False)
         self._finish(asked, done)
         if content["stop_on_error"] and done.result.exit_code != 0:
             self._abort()
@@ -190,7 +196,8 @@ class Channels:
             self.frontends.publish("shell", [*parts[:2], metadata, *parts[3:]], asked.name)
         else:
             self._end(asked, "KernelDied", done.reply["stderr"].strip()[-MAX_TEXT:])
-        if result.kernel_lost:
+        kernel = done.ready.kernel
+        if result.kernel_lost and not kernel.is_ended and not kernel.closed:
             self.frontends.status("restarting")
 
     # ---- at once
@@ -212,6 +219,8 @@ class Channels:
                 await self._forward(asked)
         except GateError as error:
             self._fail(asked, type(error).__name__, str(error))
+        finally:
+            self._passing -= 1
 
     async def _shut_down(self, asked: Asked) -> None:
         restart = asked.message.content.get("restart") is True
@@ -285,7 +294,7 @@ class Channels:
 
     def _on_death(self) -> None:
         """Tell clients that the kernel ended although it was not to; the next cell brings another."""
-        if not self._running:
+        if not self.frontends.is_running:
             self.frontends.status("restarting")
 
 

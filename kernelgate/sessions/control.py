@@ -50,6 +50,7 @@ class Control:
         if session is not None and session.frontends is not None:
             session.frontends.abort()
         if session is not None and session.kernel is not None and session.is_running:
+            session.kernel.is_ended = True
             await session.kernel.kill()
         async with self._sessions.existing(owner, session_id) as (session, held):
             ready = await self._sessions.fresh_kernel(session)

@@ -200,8 +200,10 @@ class Executor(LoggingConfigurable):
     @asynccontextmanager
     async def _lease(self, request: ExecRequest) -> AsyncIterator[Session]:
         """Hold the session, then one of the places to run; waiting for the session is bounded as well."""
-        lease = self._sessions.lease(request.owner, request.session_id, request.language)
-        if request.cell is not None:
+        is_cell = request.cell is not None
+        lease = self._sessions.lease(request.owner, request.session_id, request.language, known=is_cell)
+        if is_cell:
+            self._admission.check_open()
             async with lease as session:
                 yield session
             return

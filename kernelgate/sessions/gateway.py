@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import uuid
 from collections.abc import Callable, Mapping
@@ -90,9 +91,15 @@ class Gateway(LoggingConfigurable):
             shut_down=self.shut_down,
         )
 
-    async def close(self) -> None:
-        """Cut off what runs and end all connections."""
-        self._background.cancel()
+    async def close(self, seconds: float) -> None:
+        """Give what runs some ``seconds`` to come to its end, then cut it off; end all connections."""
+        for frontends in self._channels:
+            frontends.abort()
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._background.wait())
+        except TimeoutError:
+            self._background.cancel()
         await self._background.wait()
         for frontends in list(self._channels):
             frontends.close()

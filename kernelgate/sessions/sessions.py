@@ -117,6 +117,7 @@ class Sessions(LoggingConfigurable):
     async def shut_down(self, session: Session) -> None:
         """End the session's kernel, even while it runs code; its clients are told so."""
         if session.kernel is not None and session.is_running:
+            session.kernel.is_ended = True
             await session.kernel.kill()
         await self.drop_kernel(session)
         self._see_off(session)
@@ -134,12 +135,17 @@ class Sessions(LoggingConfigurable):
         return (session for session in self.all() if session.owner == owner)
 
     @asynccontextmanager
-    async def lease(self, owner: Owner, session_id: str, language: Language) -> AsyncIterator[Session]:
+    async def lease(
+        self, owner: Owner, session_id: str, language: Language, known: bool = False
+    ) -> AsyncIterator[Session]:
         """Hold a session on this server, a new one if the owner has none with that id; empty asks for a new one.
 
-        One at a time holds a session; others get it in the order in which they came.
+        One at a time holds a session; others get it in the order in which they came. With ``known`` it must be
+        one that this server knows: else raises `SessionNotFound`.
         """
         while True:
+            if known and self.find(owner, session_id) is None:
+                raise SessionNotFound(f"there is no session {session_id!r}")
             session = self._find_or_make(owner, session_id, language)
             session.users += 1
             try:
