@@ -29,7 +29,7 @@ c.PoolSettings.py_max = 20
 c.PoolSettings.imports = ["numpy", "pandas", "matplotlib.pyplot"]
 
 # How long a session keeps its kernel after its last use, and how many sessions may have one at a time.
-c.Sessions.kernel_idle_seconds = 300
+c.Culling.kernel_idle_seconds = 300
 c.Sessions.max_live_kernels = 64
 
 # A stronger wall around each container, where it is installed: gVisor (runsc) or Kata.

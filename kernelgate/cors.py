@@ -31,14 +31,14 @@ class Cors(LoggingConfigurable):
             not self.origins or origin.rstrip("/") in (each.rstrip("/") for each in self.origins)
         )
 
-    def headers(self, origin: str | None) -> dict[str, str]:
-        """Return the headers of an answer to a page of ``origin``."""
+    def headers(self, origin: str | None, key_header: str) -> dict[str, str]:
+        """Return the headers of an answer to a page of ``origin``, which may send its key in ``key_header``."""
         if origin is None or not self.allows(origin):
             return {}
         return {
             "Access-Control-Allow-Origin": origin,
             "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE, OPTIONS",
-            "Access-Control-Allow-Headers": "Authorization, Content-Type, X-API-Key, X-Request-ID",
+            "Access-Control-Allow-Headers": f"Authorization, Content-Type, X-Request-ID, {key_header}",
             "Access-Control-Expose-Headers": "X-Request-ID, Location, Retry-After",
             "Access-Control-Max-Age": "600",
             "Vary": "Origin",
@@ -47,4 +47,8 @@ class Cors(LoggingConfigurable):
 
 def is_same_site(origin: str, host: str) -> bool:
     """Tell whether ``origin`` is that of the server's own pages, which the client calls ``host``."""
-    return urlsplit(origin).netloc.lower() == host.lower()
+    try:
+        site = urlsplit(origin).netloc
+    except ValueError:
+        return False
+    return site != "" and site.lower() == host.lower()

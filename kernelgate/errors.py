@@ -7,9 +7,13 @@
     ├── Unauthorized               401 unauthorized
     ├── NotFound                   404 not_found
     │   ├── SessionNotFound        404 session_not_found
+    │   ├── KernelNotFound         404 kernel_not_found
+    │   ├── KernelspecNotFound     404 kernelspec_not_found
     │   └── VariableNotFound       404 variable_not_found
     ├── MethodNotAllowed           405 method_not_allowed
     ├── Conflict                   409 conflict             the session is not in a state that allows it
+    ├── KernelLimit                403 kernel_limit         there are as many kernels as there may be
+    ├── BadOrigin                  403 bad_origin           a web page of another site asks
     ├── RateLimited                429 rate_limited         (has retry_after_seconds)
     ├── Unavailable                503 unavailable          try again later
     │   ├── EngineError            503 engine_unavailable   Docker refused, failed or did not answer

@@ -45,6 +45,7 @@ GROUPS = (
     "File limits",
     "Session limits",
     "Sessions",
+    "Jupyter",
     "Container pool",
     "REPL",
     "State persistence",

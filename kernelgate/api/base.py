@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from tornado.log import app_log
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from kernelgate.api.parse import parse_user
@@ -49,8 +50,12 @@ class Services:
     keepalive_seconds: float
 
 
+@stream_request_body
 class GateHandler(RequestHandler):
-    """A handler whose errors are JSON: ``{"error": code, "message": sentence, "request_id": id, …}``."""
+    """A handler whose errors are JSON: ``{"error": code, "message": sentence, "request_id": id, …}``.
+
+    It wants no body; what comes of one is dropped.
+    """
 
     services: Services
     gone = False
@@ -68,8 +73,12 @@ class GateHandler(RequestHandler):
 
     def prepare(self) -> None:
         self.set_header(REQUEST_ID_HEADER, self.request_id)
-        for name, value in self.services.cors.headers(self.request.headers.get("Origin")).items():
+        origin, key_header = self.request.headers.get("Origin"), self.services.authenticator.header
+        for name, value in self.services.cors.headers(origin, key_header).items():
             self.set_header(name, value)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Drop a part of the body."""
 
     def on_connection_close(self) -> None:
         self.gone = True
@@ -117,11 +126,11 @@ class GateHandler(RequestHandler):
         return {"error": error.code, "message": message, "request_id": self.request_id, **error.details()}
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        if not isinstance(value, GateError):
-            super().log_exception(typ, value, tb)
+        """Log what is no answer to a client, without the query: a key may be in it."""
+        if not isinstance(value, GateError | HTTPError):
+            app_log.error("%s %s failed", self.request.method, self.request.path, exc_info=(typ, value, tb))
 
 
-@stream_request_body
 class BodyHandler(GateHandler):
     """A handler that reads a body of bounded size. What is too large is read to its end and answered with 413."""
 

@@ -9,22 +9,19 @@ from typing import Any
 from tornado.iostream import StreamClosedError
 
 from kernelgate.api.base import BodyHandler, to_json
-from kernelgate.api.events import EventStream, wants_events
+from kernelgate.api.events import wants_events
 from kernelgate.api.parse import known_session_id, parse_session_id
 from kernelgate.api.parse_notebook import parse_flag, parse_notebook
-from kernelgate.errors import GateError, InvalidRequest
+from kernelgate.api.running import RunHandler
+from kernelgate.errors import InvalidRequest
 from kernelgate.notebook.document import NBFORMAT, Notebook
 from kernelgate.sessions.notebooks import NotebookRequest
 
 
-class NotebookRunHandler(BodyHandler):
-    """Runs a notebook. A client that goes away stops it.
+class NotebookRunHandler(RunHandler[Notebook]):
+    """Runs a notebook; the answer is the executed notebook, or events."""
 
-    The answer is the executed notebook, with white space ahead while it runs; or server-sent events.
-    """
-
-    _running: asyncio.Task[Notebook] | None = None
-    _stream: EventStream | None = None
+    last_event = "notebook"
 
     async def run(self, session_id: str) -> None:
         """Run the notebook of the body in the session, empty for one of its own, and answer."""
@@ -40,60 +37,20 @@ class NotebookRunHandler(BodyHandler):
             timeout=body.timeout,
             keep=body.keep,
         )
-        started, with_events = asyncio.Event(), wants_events(self)
+        tells, started = wants_events(self), asyncio.Event()
 
         def emit(name: str, data: dict[str, Any]) -> None:
             started.set()
-            if with_events:
-                self._send(name, data)
+            if tells:
+                self.send(name, data)
 
-        self._running = asyncio.create_task(self.services.notebooks.execute(request, emit))
-        try:
-            if not with_events:
-                await self._keep_alive(self._running, started)
-            notebook = await self._running
-        except asyncio.CancelledError:
-            return  # the client has gone
-        except GateError as error:
-            await self._fail(error)
-        else:
-            await self._answer(notebook)
+        await self.see_through(self.services.notebooks.execute(request, emit), started)
 
-    def on_connection_close(self) -> None:
-        super().on_connection_close()
-        if self._running is not None:
-            self._running.cancel()
+    async def write_result(self, result: Notebook) -> None:
+        await write_notebook(self, result)
 
-    def _send(self, name: str, data: dict[str, Any]) -> None:
-        if self._stream is None:
-            self._stream = EventStream(self)
-        self._stream.send(name, data)
-
-    async def _answer(self, notebook: Notebook) -> None:
-        if self._stream is None:
-            await write_notebook(self, notebook)
-        else:
-            self._stream.send("notebook", notebook.to_json())
-            await self._stream.close()
-
-    async def _fail(self, error: GateError) -> None:
-        """Answer with an error: as any other one as long as nothing was sent."""
-        if self._stream is not None:
-            self._stream.send("failure", self.error_body(error))
-            await self._stream.close()
-        elif self._headers_written:
-            self.finish(to_json({"status": "error", **self.error_body(error)}))
-        else:
-            raise error
-
-    async def _keep_alive(self, running: asyncio.Task[Notebook], started: asyncio.Event) -> None:
-        """Return when ``running`` is done; from its start on send a space every now and then."""
-        while not running.done():
-            await asyncio.wait({running}, timeout=self.services.keepalive_seconds)
-            if not running.done() and started.is_set() and not self.gone:
-                self.write(" ")
-                with contextlib.suppress(StreamClosedError):  # on_connection_close does the rest
-                    await self.flush()
+    def as_event(self, result: Notebook) -> dict[str, Any]:
+        return result.to_json()
 
 
 class NotebookHandler(NotebookRunHandler):

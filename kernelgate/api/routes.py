@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from tornado.log import app_log
@@ -74,22 +73,12 @@ PREFIX = r"(?:/v1)?/*"
 """Some clients put ``/v1`` before the route, with one slash more than there should be."""
 
 
-TOKEN = re.compile(r"([?&]token=)[^&]*")
-
-
 def log_request(handler: RequestHandler) -> None:
-    """Log a request that failed, without the key that its address may hold."""
+    """Log a request that failed, without its query: a key may be in it."""
     status, request = handler.get_status(), handler.request
-    if status < 400:
-        return
-    log = app_log.error if status >= 500 else app_log.info
-    log(
-        "%d %s %s %.1f ms",
-        status,
-        request.method,
-        TOKEN.sub(r"\1***", request.uri or ""),
-        1000 * request.request_time(),
-    )
+    if status >= 400:
+        log = app_log.error if status >= 500 else app_log.info
+        log("%d %s %s %.1f ms", status, request.method, request.path, 1000 * request.request_time())
 
 
 def application(services: Services, **settings: Any) -> Application:

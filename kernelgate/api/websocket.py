@@ -20,10 +20,11 @@ from kernelgate.sessions.channels import Channels
 UNSENT_BYTES = 1 << 20
 """Bytes that wait in the server for a socket to take them; what is more stays in the kernel's journal."""
 
-ACKNOWLEDGE_SECONDS = 0.01
+ACKNOWLEDGE_SECONDS = 0.05
 """Seconds after a message until the client is asked whether it has read it."""
 
 MAX_ID_CHARS = 256
+MAX_REASON = 100
 TURN = 20
 """Messages of a client that are taken one after the other."""
 
@@ -84,13 +85,17 @@ class ChannelsHandler(JupyterClient, WebSocketHandler):
                 self._caller, self._kernel_id, self._session_id, self._pump, partial(self.close, GOING_AWAY)
             )
         except GateError as error:
-            self.close(POLICY_VIOLATION, str(error)[:100])
+            self._refuse(error)
             return
         if self.gone:
             self.on_close()
             return
         self._life = self._loop.call_later(self.services.web_sockets.ping_seconds, self._look)
         self._pump()
+
+    def _refuse(self, error: Exception) -> None:
+        """End the connection and say why, in what a close frame can carry."""
+        self.close(POLICY_VIOLATION, str(error).encode("ascii", "replace").decode()[:MAX_REASON])
 
     # ---- from the client
 
@@ -104,7 +109,7 @@ class ChannelsHandler(JupyterClient, WebSocketHandler):
         try:
             await self._channels.take(self._connection, read(message, self.selected_subprotocol))
         except BadMessage as error:
-            self.close(POLICY_VIOLATION, str(error)[:100])
+            self._refuse(error)
 
     def on_pong(self, data: bytes) -> None:
         self._heard_at = self._loop.time()

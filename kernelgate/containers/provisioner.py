@@ -160,8 +160,9 @@ class DockerProvisioner(KernelProvisionerBase):
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Choose the channels' addresses; write the connection file, once for us and once for the kernel.
 
-        Of ``env``, if the caller gives it, the kernel gets the variables ``KERNEL_*``; besides, those of the
-        kernelspec. A kernel that is started again has the same addresses and key: clients keep their sockets.
+        Of the caller's environment (``env``, else that of a Jupyter program) the kernel gets the variables
+        ``KERNEL_*``; besides, those of the kernelspec. A kernel that is started again has the same addresses and
+        key: clients keep their sockets.
         """
         self._hold_limits = kwargs.pop("hold_limits", False)
         kwargs.pop("extra_arguments", None)
@@ -175,7 +176,7 @@ class DockerProvisioner(KernelProvisionerBase):
         except BaseException:
             self.runtime_folder.remove(self.folder)
             raise
-        given = kwargs.get("env", {})
+        given = kwargs.get("env", os.environ if self._alone else {})
         kwargs = await super().pre_launch(cmd=self._command(), **kwargs)
         kwargs["env"] = kernels_environment(given, kwargs["env"], self.kernel_spec.env)
         return kwargs
@@ -304,8 +305,8 @@ class DockerProvisioner(KernelProvisionerBase):
         """Raise an error that says what to do if the image is missing."""
         if not await self.engine.has_image(self.image):
             raise EngineError(
-                f"{error}. `kernelgate kernelspecs install --build` builds the image of this version and installs "
-                "the kernelspec that names it."
+                f"No such image: {self.image}. `kernelgate kernelspecs install --build` builds the image of this "
+                "version and installs the kernelspec that names it."
             ) from error
 
     def _command(self) -> list[str]:

@@ -25,6 +25,7 @@ MAX_LEFT = 16
 
 MAX_COMMS = 10_000
 MAX_ASKED = 10_000
+MAX_ID_CHARS = 256
 MAX_NAMES = 16
 RATE_EXCEEDED = "[outputs were dropped: more came than IOPUB_MSG_RATE_LIMIT or IOPUB_DATA_RATE_LIMIT allow]\n"
 SERVER = "kernelgate"
@@ -332,10 +333,12 @@ class Frontends:
             self.busy_with = parts[1] if busy else b"{}"
         elif message.msg_type in ("comm_open", "comm_close"):
             comm_id = message.content.get("comm_id")
+            if not isinstance(comm_id, str) or len(comm_id) > MAX_ID_CHARS:
+                return
             if message.msg_type == "comm_close":
-                self.comms.discard(str(comm_id))
+                self.comms.discard(comm_id)
             elif len(self.comms) < MAX_COMMS:
-                self.comms.add(str(comm_id))
+                self.comms.add(comm_id)
 
     def _on_end(self, kernel: Kernel) -> None:
         if kernel is self._kernel:

@@ -39,7 +39,7 @@ class Budget:
     def take(self, size: int) -> None:
         """Count ``size`` bytes more, or fewer."""
         self.used += size
-        while self.used > self._max_bytes and self._journals:
+        while size > 0 and self.used > self._max_bytes and self._journals:
             largest = max(self._journals, key=lambda journal: journal.size)
             if not largest.size:
                 return
@@ -71,6 +71,8 @@ class Journal:
             self.cut()
 
     def __getitem__(self, number: int) -> Item:
+        if number < self.first:
+            raise IndexError(f"message {number} is not kept any more")
         return self._items[number - self.first]
 
     def start_of(self, number: int) -> int:

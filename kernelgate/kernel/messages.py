@@ -78,8 +78,9 @@ class Message:
 
         Raises `BadMessage` when one is not well-formed.
         """
-        texts = (self.header, self.parent_header, self.metadata, self.content)
-        return [*map(_in_utf8, self.frames[1:5], texts), *self.buffers]
+        read_object(self.frames[3], "metadata")
+        assert self.content is not None, "that it can be read is known now"
+        return [*self.frames[1:5], *self.buffers]
 
 
 def parse(frames: Sequence[bytes]) -> Message:
@@ -134,12 +135,16 @@ def new_header(msg_type: str, session: str) -> dict[str, Any]:
 
 
 def read_object(data: bytes, what: str) -> dict[str, Any]:
-    """Return the JSON object in ``data``; raises `BadMessage` for anything else, however deep or malformed."""
+    """Return the JSON object in ``data``, which is UTF-8.
+
+    Raises `BadMessage` for anything else, however deep or malformed.
+    """
     try:
+        text = data.decode()
         if _HUGE_NUMBER.search(data):
-            value = json.loads(data, parse_constant=_no_number, parse_float=_finite)
+            value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
         else:
-            value = json.loads(data, parse_constant=_no_number)
+            value = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"{what} is no JSON: {error}") from error
     if not isinstance(value, dict):
@@ -156,17 +161,6 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _no_number(text)
 
 
-def _in_utf8(frame: bytes, value: dict[str, Any]) -> bytes:
-    """Return a frame that was read as ``value``; Python reads other encodings of JSON too, nobody else does."""
-    if frame.isascii():
-        return frame
-    try:
-        frame.decode()
-    except UnicodeDecodeError:
-        return json.dumps(value).encode()
-    return frame
-
-
 def _small_object(data: bytes, what: str) -> dict[str, Any]:
     if len(data) > MAX_HEADER_BYTES:
         raise BadMessage(f"{what} has {len(data)} bytes, more than {MAX_HEADER_BYTES}")
@@ -178,8 +172,13 @@ def _text(value: object) -> str:
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
-    """Return a part of a message; what UTF-8 cannot carry (lone surrogates) is escaped."""
+    """Return a part of a message; what UTF-8 cannot carry (lone surrogates) is escaped.
+
+    Raises `BadMessage` for what is nested too deep.
+    """
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":")).encode()
+    except RecursionError as error:
+        raise BadMessage("nested too deep") from error

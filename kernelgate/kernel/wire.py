@@ -24,6 +24,7 @@ CLIENT_CHANNELS = frozenset({"shell", "control", "stdin"})
 OFFSET = 8
 LEGACY_OFFSET = 4
 MAX_ID_CHARS = 256
+MAX_DEPTH = 100
 MAX_CHANNEL_BYTES = 16
 PARTS = ("header", "parent_header", "metadata", "content")
 """What of a message is JSON. Buffers follow."""
@@ -82,7 +83,7 @@ def _read_v1(frame: bytes) -> ClientMessage:
 
 
 def _read_legacy(frame: str | bytes) -> ClientMessage:
-    text, buffers = (frame.encode("utf-8", "surrogatepass"), []) if isinstance(frame, str) else _read_index(frame)
+    text, buffers = (_encoded(frame), []) if isinstance(frame, str) else _read_index(frame)
     fields = read_object(text, "the message")
     parts = {}
     for name in PARTS:
@@ -94,6 +95,13 @@ def _read_legacy(frame: str | bytes) -> ClientMessage:
     if not isinstance(channel, str):
         raise BadMessage("channel: a text is expected")
     return _checked(ClientMessage(channel, **parts, buffers=buffers, size=len(frame)))
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise BadMessage("there is a lone surrogate") from error
 
 
 def _read_index(frame: bytes) -> tuple[bytes, list[bytes]]:
@@ -123,11 +131,22 @@ def _cut(frame: bytes, offsets: Sequence[int]) -> list[bytes]:
 def _checked(message: ClientMessage) -> ClientMessage:
     if message.channel not in CLIENT_CHANNELS:
         raise BadMessage(f"one of {', '.join(sorted(CLIENT_CHANNELS))} is expected as the channel")
+    for part in (message.header, message.parent_header, message.metadata):
+        _check_depth(part)
     for name in ("msg_id", "msg_type"):
         value = message.header.get(name)
         if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS:
             raise BadMessage(f"a text of 1 to {MAX_ID_CHARS} characters is expected as {name} in the header")
     return message
+
+
+def _check_depth(value: object, depth: int = 0) -> None:
+    """Refuse what a kernel, which reads it with a limit of its own, might pass over in silence."""
+    if depth > MAX_DEPTH:
+        raise BadMessage(f"at most {MAX_DEPTH} levels are expected")
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for child in children:
+        _check_depth(child, depth + 1)
 
 
 # ---- to clients

@@ -119,7 +119,7 @@ class Channels:
                         await self._execute(asked)
                     else:
                         await self._forward(asked)
-                except GateError as error:
+                except (GateError, BadMessage) as error:
                     self._fail(asked, type(error).__name__, str(error))
         finally:
             self._worker = None
@@ -217,7 +217,7 @@ class Channels:
                     session.kernel.forward(message)
             else:
                 await self._forward(asked)
-        except GateError as error:
+        except (GateError, BadMessage) as error:
             self._fail(asked, type(error).__name__, str(error))
         finally:
             self._passing -= 1

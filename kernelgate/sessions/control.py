@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kernelgate.auth import Owner
-from kernelgate.errors import Conflict, SessionNotFound, Unavailable
+from kernelgate.errors import BlobsMissing, Conflict, LeaseLost, SessionNotFound, StoreError, Unavailable
 from kernelgate.kernel.client import Execution, execute
 from kernelgate.sessions.record import now
 from kernelgate.sessions.replies import execution_reply
@@ -62,7 +62,11 @@ class Control:
                 raise Unavailable("the new kernel did not say what it has: the session is as it was stored last")
             reply = execution_reply(session, ready, result)
             run = Run("", started, result, reply, status=RESTARTED)
-            stored = await self._state.commit(held, session.record, ready.kernel, session.has, run)
+            try:
+                stored = await self._state.commit(held, session.record, ready.kernel, session.has, run)
+            except (StoreError, LeaseLost, BlobsMissing) as error:
+                await self._sessions.drop_kernel(session)
+                raise Unavailable(f"the restart could not be stored: {error}") from error
             session.record, session.has, session.is_whole = stored.record, stored.has, True
             self._sessions.mark(session, busy=False)
             if session.frontends is not None:

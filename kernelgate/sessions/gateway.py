@@ -120,7 +120,7 @@ class Gateway(LoggingConfigurable):
     async def kernelspec(self, owner: Owner, name: str) -> Json:
         """Return one kernelspec. Raises `KernelspecNotFound`, `StoreError`."""
         if name.startswith(SESSION_SPEC):
-            found = await self._find(owner, name.removeprefix(SESSION_SPEC))
+            found = await self._known(owner, name.removeprefix(SESSION_SPEC))
             language = find_language(found["lang"])
             if language is not None:
                 return _spec(name, language, f"Session {found['session_id']}")
@@ -142,13 +142,17 @@ class Gateway(LoggingConfigurable):
 
     async def _open(self, owner: Owner, session_id: str) -> Json:
         """Show a session to Jupyter's clients again, if they had closed it."""
-        try:
-            described = await self._sessions.get(owner, session_id)
-        except SessionNotFound as error:
-            raise KernelspecNotFound(str(error)) from error
+        described = await self._known(owner, session_id)
         if described["closed"]:
             await self._amend(owner, session_id, _reopen)
         return described
+
+    async def _known(self, owner: Owner, session_id: str) -> Json:
+        """Return what is known of a session that a kernelspec is named after. Raises `KernelspecNotFound`."""
+        try:
+            return await self._sessions.get(owner, session_id)
+        except SessionNotFound as error:
+            raise KernelspecNotFound(str(error)) from error
 
     async def _begin(self, owner: Owner, request: StartRequest) -> Json:
         """Begin a session with its kernel, and store it. The place for it is taken before anything is awaited."""
@@ -168,21 +172,20 @@ class Gateway(LoggingConfigurable):
         )
 
     async def _create(self, owner: Owner, session_id: str, language: Language, env: Mapping[str, str]) -> Json:
+        if self._sessions.find(owner, session_id) is not None:
+            raise Conflict(f"there is a kernel {session_id} already")
         async with self._sessions.lease(owner, session_id, language) as session:
             try:
                 async with self._sessions.hold(session, HOLD_SECONDS) as held:
-                    if held.record is not None or held.refused or session.kernel is not None:
+                    if held.record is not None or held.refused:
                         raise Conflict(f"there is a kernel {session_id} already")
                     session.record.origin = JUPYTER
                     session.record.env = self._allowed(env)
-                    ready = await self._sessions.kernel(session)
+                    await self._sessions.kernel(session)
                     record = session.record.copy()
                     await self._vault.commit(held.lease, record, Change())
                     session.record, session.stored = record, True
                     self._sessions.mark(session, busy=False)
-                    self.log.debug("kernel %s is that of session %s", ready.kernel.id, session_id)
-            except Conflict:
-                raise
             except BaseException:
                 await self._sessions.forget(session)
                 raise
