@@ -27,6 +27,9 @@ MAX_COMMS = 10_000
 MAX_ASKED = 10_000
 MAX_ID_CHARS = 256
 MAX_NAMES = 16
+HANDED_BYTES = 32 << 20
+HANDED_MESSAGES = 500
+"""Messages that a kernel may have been sent and not done."""
 RATE_EXCEEDED = "[outputs were dropped: more came than IOPUB_MSG_RATE_LIMIT or IOPUB_DATA_RATE_LIMIT allow]\n"
 SERVER = "kernelgate"
 """What the headers of the server's own messages give as their session."""
@@ -86,6 +89,11 @@ class Frontend:
         """The number of the first message that it is not known to have."""
         self.connections: set[Connection] = set()
         self.left_at = 0.0
+
+    @property
+    def needs(self) -> int:
+        """The number of the first message that is still kept for it."""
+        return min([self.delivered, *(each.cursor for each in self.connections)])
 
 
 class Connection:
@@ -161,6 +169,10 @@ class Frontends:
         """The parent header of the kernel's last status, when that was busy."""
         self.comms: set[str] = set()
         self._asked: OrderedDict[str, str] = OrderedDict()
+        self._handed: dict[str, int] = {}
+        self._handed_bytes = 0
+        self._has_room = asyncio.Event()
+        self._has_room.set()
         self.is_running = False
         self._done_at = 0.0
         self.heard_at = 0.0
@@ -235,7 +247,7 @@ class Frontends:
         self._drop_delivered()
 
     def _drop_delivered(self) -> None:
-        self.journal.forget(min((each.delivered for each in self._frontends.values()), default=self.journal.next))
+        self.journal.forget(min((each.needs for each in self._frontends.values()), default=self.journal.next))
 
     # ---- messages
 
@@ -244,6 +256,7 @@ class Frontends:
         if kernel is self._kernel:
             return
         self._kernel = kernel
+        self._take_back(*self._handed)
         self.comms.clear()
         kernel.subscribe(self._on_iopub)
         kernel.on_other = self._on_reply
@@ -263,6 +276,24 @@ class Frontends:
         self._asked[msg_id] = name
         if len(self._asked) > MAX_ASKED:
             self._asked.popitem(last=False)
+
+    async def hand(self, msg_id: str, size: int) -> None:
+        """Count a message of ``size`` bytes that is about to be sent to the kernel, until it has been done.
+
+        Waits while the kernel has too much of that sort.
+        """
+        await self._has_room.wait()
+        self._handed[msg_id] = self._handed.get(msg_id, 0) + size
+        self._handed_bytes += size
+        if self._handed_bytes > HANDED_BYTES or len(self._handed) > HANDED_MESSAGES:
+            self._has_room.clear()
+
+    def _take_back(self, *msg_ids: str) -> None:
+        """Count messages no more that the kernel has done with."""
+        for msg_id in msg_ids:
+            self._handed_bytes -= self._handed.pop(msg_id, 0)
+        if self._handed_bytes <= HANDED_BYTES and len(self._handed) <= HANDED_MESSAGES:
+            self._has_room.set()
 
     def say(self, msg_type: str, content: Mapping[str, Any], parent: bytes = b"{}") -> None:
         """Send an iopub message of the server's own."""
@@ -293,6 +324,7 @@ class Frontends:
         if self._timer is not None:
             self._timer.cancel()
         self.closed = True
+        self._take_back(*self._handed)
         self.on_abort()
         for connection in self.connections:
             connection.end()
@@ -331,6 +363,8 @@ class Frontends:
         if message.msg_type == "status":
             busy = message.content.get("execution_state") == "busy"
             self.busy_with = parts[1] if busy else b"{}"
+            if not busy:
+                self._take_back(message.parent_id)
         elif message.msg_type in ("comm_open", "comm_close"):
             comm_id = message.content.get("comm_id")
             if not isinstance(comm_id, str) or len(comm_id) > MAX_ID_CHARS:
@@ -344,6 +378,7 @@ class Frontends:
         if kernel is self._kernel:
             self._kernel = None
             self.busy_with = b"{}"
+            self._take_back(*self._handed)
             if not kernel.closed and not kernel.is_ended:
                 self.on_death()
 

@@ -131,7 +131,7 @@ def _cut(frame: bytes, offsets: Sequence[int]) -> list[bytes]:
 def _checked(message: ClientMessage) -> ClientMessage:
     if message.channel not in CLIENT_CHANNELS:
         raise BadMessage(f"one of {', '.join(sorted(CLIENT_CHANNELS))} is expected as the channel")
-    for part in (message.header, message.parent_header, message.metadata):
+    for part in (message.header, message.parent_header, message.metadata, message.content):
         _check_depth(part)
     for name in ("msg_id", "msg_type"):
         value = message.header.get(name)
@@ -146,7 +146,8 @@ def _check_depth(value: object, depth: int = 0) -> None:
         raise BadMessage(f"at most {MAX_DEPTH} levels are expected")
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for child in children:
-        _check_depth(child, depth + 1)
+        if isinstance(child, dict | list):
+            _check_depth(child, depth + 1)
 
 
 # ---- to clients

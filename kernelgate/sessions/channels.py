@@ -29,7 +29,10 @@ from kernelgate.sessions.sessions import Sessions
 
 QUEUE_MESSAGES = 1000
 QUEUE_BYTES = 32 << 20
-MAX_PASSING = 100
+PASSING_OVERHEAD = QUEUE_BYTES // 100
+MAX_ANSWER_BYTES = 1 << 20
+"""Bytes of what a user types."""
+
 FULL_PAUSE = 0.05
 """Seconds until a kernel that took no more messages is tried again."""
 
@@ -75,6 +78,7 @@ class Channels:
         self._room.set()
         self._worker: asyncio.Task[None] | None = None
         self._passing = 0
+        """Bytes of messages that go round the queue, and a little more for each."""
         frontends.on_death = self._on_death
         frontends.on_abort = self._abort
 
@@ -86,6 +90,8 @@ class Channels:
             return
         if message.msg_type.startswith(OWN_MESSAGES):
             raise BadMessage(f"{message.msg_type} is no message for clients to send")
+        if message.channel == "stdin" and message.size > MAX_ANSWER_BYTES:
+            raise BadMessage(f"an input of at most {MAX_ANSWER_BYTES} bytes is expected")
         metadata = {name: value for name, value in message.metadata.items() if name != "kernelgate"}
         asked = Asked(replace(message, metadata=metadata), connection.name)
         if message.msg_type == "kernel_info_request" and message.channel != "stdin" and self._tell_info(asked):
@@ -94,8 +100,8 @@ class Channels:
             await self._enqueue(asked)
         else:
             work = self._parts.background.spawn(self._pass_by(asked))
-            self._passing += 1
-            if self._passing > MAX_PASSING:
+            self._passing += message.size + PASSING_OVERHEAD
+            if self._passing > QUEUE_BYTES:
                 await asyncio.wait({work})
 
     async def _enqueue(self, asked: Asked) -> None:
@@ -220,7 +226,7 @@ class Channels:
         except (GateError, BadMessage) as error:
             self._fail(asked, type(error).__name__, str(error))
         finally:
-            self._passing -= 1
+            self._passing -= message.size + PASSING_OVERHEAD
 
     async def _shut_down(self, asked: Asked) -> None:
         restart = asked.message.content.get("restart") is True
@@ -245,6 +251,7 @@ class Channels:
         if message.msg_type == "kernel_info_request" and self._tell_info(asked):
             return
         self.frontends.expect(message.msg_id, asked.name)
+        await self.frontends.hand(message.msg_id, message.size)
         await hand_over(kernel, message)
 
     async def _kernel(self) -> Kernel:

@@ -87,12 +87,14 @@ class Session:
 
     def describe(self) -> dict[str, Any]:
         """Return the session as the API shows it; times in ISO 8601."""
-        question = self.question
+        return {**self.record.describe(), **self.describe_use()}
+
+    def describe_use(self) -> dict[str, Any]:
+        """Return what the API shows of a session beside its record."""
         return {
-            **self.record.describe(),
             "state": self.state,
             "connections": self.connections,
-            "input_request": question.describe() if question is not None else None,
+            "input_request": self.question.describe() if self.question is not None else None,
         }
 
 

@@ -34,6 +34,10 @@ HOLD_SECONDS = 20.0
 """How long what is not an execution waits for another server that uses the session."""
 
 
+DORMANT = {"state": "dormant", "connections": 0, "input_request": None}
+"""What the API shows of a session beside its record when it rests in the store."""
+
+
 class Sessions(LoggingConfigurable):
     """All sessions of the server. An id means something only together with its owner."""
 
@@ -80,22 +84,19 @@ class Sessions(LoggingConfigurable):
         if record is None:
             raise SessionNotFound(f"there is no session {session_id!r}")
         if session is None:
-            return {**record.describe(), "state": "dormant", "connections": 0, "input_request": None}
-        return {**session.describe(), **record.describe()}
+            return {**record.describe(), **DORMANT}
+        return {**record.describe(), **session.describe_use()}
 
     async def list(self, owner: Owner) -> list[dict[str, Any]]:
         """Return what the API shows of the owner's sessions, the last used first. Raises `StoreError`."""
-        shown = {
-            each["session_id"]: {**each, "state": "dormant", "connections": 0}
-            for each in await self._vault.descriptions(owner)
-        }
+        shown = {each["session_id"]: {**each, **DORMANT} for each in await self._vault.descriptions(owner)}
         for session in self._sessions.values():
             if session.owner != owner:
                 continue
             if session.is_only_known_here:
                 shown[session.id] = session.describe()
             elif session.id in shown:
-                shown[session.id].update(state=session.state, connections=session.connections)
+                shown[session.id].update(session.describe_use())
         return sorted(shown.values(), key=lambda each: str(each["last_used"]), reverse=True)
 
     async def delete(self, owner: Owner, session_id: str) -> None:
