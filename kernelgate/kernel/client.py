@@ -23,6 +23,9 @@ INTERRUPT_GRACE = 2.0
 KILLED = 137
 """Exit code of what a SIGKILL ended, as a shell gives it."""
 
+REPLY_WAIT = 2.0
+"""Seconds after the idle status in which the reply must come."""
+
 IDLE_WAIT = 1.0
 """Seconds without any output after which the idle status is taken for lost, once the reply is there."""
 
@@ -115,6 +118,7 @@ class _Run:
         self.done: asyncio.Future[None] = self._loop.create_future()
         self._last_output = self._replied_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._interrupts = kernel.interrupts
         cell = execution.cell
         self.request = kernel.send(
             "shell",
@@ -153,7 +157,7 @@ class _Run:
         try:
             self.message, self.reply = future.result(), future.result().content
         except BadMessage:
-            self.message, self.reply = None, {"status": "error"}
+            self.message, self.reply = None, {"status": "error", "ename": ""}
         _complete(self.replied)
         self._await_idle()
 
@@ -163,6 +167,8 @@ class _Run:
 
     def _await_idle(self) -> None:
         """Once the reply is there: finish, or wait for the idle status or the state when only that is missing."""
+        if self._is_unanswered and self.fold.idle and self._timer is None:
+            self._timer = self._loop.call_later(REPLY_WAIT, self._check_reply)
         if self.reply is None or not (self._has_state or self.fold.idle):
             return
         if self._has_state and self.fold.idle:
@@ -170,6 +176,20 @@ class _Run:
         elif self._timer is None:
             self._replied_at = self._last_output = self._loop.time()
             self._timer = self._loop.call_later(IDLE_WAIT, self._check_idle)
+
+    @property
+    def _is_unanswered(self) -> bool:
+        """Whether it was interrupted and the kernel has not replied."""
+        return self.reply is None and not self.replied.done() and self._kernel.interrupts > self._interrupts
+
+    def _check_reply(self) -> None:
+        """Give up on a reply: a kernel sends it before it is idle. Interrupted at a bad moment it sends none."""
+        self._timer = None
+        if self._is_unanswered:
+            self.reply = {"status": "error"}
+            if self.inbox is not None:
+                self.inbox.fail("the kernel was interrupted and did not reply")
+            self._finish()
 
     def _check_idle(self) -> None:
         """Give up on what is missing when nothing comes any more: it went missing with other messages."""
@@ -301,6 +321,8 @@ def _verdict(
         )
     if output.error is None and (reply or {}).get("status") == "ok":
         return Status.OK, 0, ""
+    if output.error is None and reply is not None and "ename" not in reply:
+        return Status.ERROR, 1, "The kernel was interrupted"
     exit_code = _exit_code(output.error or {})
     return (Status.OK if exit_code == 0 else Status.ERROR), exit_code, ""
 

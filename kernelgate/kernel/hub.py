@@ -80,6 +80,8 @@ class Kernel(LoggingConfigurable):
         self.info: dict[str, Any] = {}
         """The content of the last ``kernel_info_reply`` to `wait_ready`."""
         self.on_other: Replies | None = None
+        self.interrupts = 0
+        """How many times it was asked to interrupt what it runs."""
         self.closed = False
         """Whether nobody uses it any more."""
         self.is_ended = False
@@ -196,6 +198,7 @@ class Kernel(LoggingConfigurable):
 
     def interrupt(self) -> None:
         """Ask the kernel to interrupt what it runs."""
+        self.interrupts += 1
         if self.alive:
             with contextlib.suppress(Unavailable):  # who takes no message is killed in the end
                 self.forget(self.send("control", "interrupt_request", {}))

@@ -163,7 +163,7 @@ class Channels:
             timeout=self._parts.max_busy_seconds or None,
             allow_stdin=content["allow_stdin"],
             on_input=lambda question: self._ask(asked, question),
-            cell=Cell(asked.message.header, asked.message.metadata, content),
+            cell=Cell(asked.message.header, asked.message.metadata, {**content, "stop_on_error": False}),
         )
         self.frontends.run(True)
         try:
@@ -201,7 +201,8 @@ class Channels:
         if parts is not None:
             self.frontends.publish("shell", [*parts[:2], metadata, *parts[3:]], asked.name)
         else:
-            self._end(asked, "KernelDied", done.reply["stderr"].strip()[-MAX_TEXT:])
+            name = "KernelDied" if result.kernel_lost else "KeyboardInterrupt"
+            self._end(asked, name, done.reply["stderr"].strip()[-MAX_TEXT:])
         kernel = done.ready.kernel
         if result.kernel_lost and not kernel.is_ended and not kernel.closed:
             self.frontends.status("restarting")

@@ -13,6 +13,7 @@ from ipykernel.ipkernel import IPythonKernel
 from IPython.core.error import StdinNotImplementedError
 from traitlets import Type
 
+from .interrupts import Interrupts
 from .shell import SandboxShell
 from .state.sender import Sender
 from .state.snapshot import NotRestored, Snapshots
@@ -41,6 +42,10 @@ class SandboxKernel(IPythonKernel):
         self.shell_handlers["kernelgate_restore_request"] = self.restore_request
         self.shell_handlers["kernelgate_vars_request"] = self.vars_request
         self._snapshots = Snapshots(self.shell, WORK_FOLDER)
+        self._interrupts = Interrupts()
+        for name, handler in self.shell_handlers.items():
+            if name != "execute_request":
+                self.shell_handlers[name] = self._interrupts.around(handler)
         self._parts: list[memoryview] = []
         self._succeeded = False
         """Whether the last cell came to its end."""
@@ -55,7 +60,15 @@ class SandboxKernel(IPythonKernel):
             if isinstance(stream, SandboxStream):
                 stream.begin_cell(wishes.get("max_stream_chars"))
         sys.stdout, sys.stderr = self._stdout, self._stderr
-        reply = await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)
+        try:
+            self._interrupts.open()
+            reply = await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)
+            self._interrupts.close()
+        except KeyboardInterrupt:
+            self._interrupts.close()
+            reply = self._interrupted()
+        finally:
+            self._interrupts.close()
         if getpid() != pid:
             _leave_fork(reply)
         sys.stdout, sys.stderr = self._stdout, self._stderr
@@ -69,7 +82,35 @@ class SandboxKernel(IPythonKernel):
         await super().execute_request(stream, ident, parent)
         request = _wishes(parent.get("metadata")).get("save")
         if request is not None:
-            Sender(self.session, stream, ident, parent).send(self._snapshots, request, self._succeeded)
+            sender = Sender(self.session, stream, ident, parent, self._interrupts)
+            sender.send(self._snapshots, request, self._succeeded)
+
+    def _interrupted(self) -> dict[str, Any]:
+        """Return the reply of a cell that was interrupted when its code did not run yet, or no more."""
+        assert self.shell is not None
+        self.shell.showtraceback()
+        return {
+            "status": "error",
+            "ename": "KeyboardInterrupt",
+            "evalue": "",
+            "traceback": ["KeyboardInterrupt"],
+            "execution_count": self.execution_count,
+            "user_expressions": {},
+            "payload": [],
+        }
+
+    def set_parent(self, ident: Any, parent: Any, channel: str = "shell") -> None:
+        if channel == "shell":
+            self._interrupts.forget()
+        super().set_parent(ident, parent, channel)
+
+    def pre_handler_hook(self) -> None:
+        """Take the signal back, if a cell took it."""
+        self._interrupts.install()
+
+    def post_handler_hook(self) -> None:
+        """Keep it: what nobody is to be interrupted by is told apart there."""
+        self._interrupts.install()
 
     def do_history(  # type: ignore[override]
         self,

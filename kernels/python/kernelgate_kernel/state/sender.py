@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..interrupts import Interrupts
 from .chunks import Bytes
 from .snapshot import Snapshots
 
@@ -18,7 +19,9 @@ SECONDS = 30.0
 class Sender:
     """Answers one execute request with the state. Whatever happens, the gateway gets a last message."""
 
-    def __init__(self, session: Any, stream: Any, ident: Any, parent: Any) -> None:
+    def __init__(self, session: Any, stream: Any, ident: Any, parent: Any, interrupts: Interrupts) -> None:
+        """``interrupts``: whoever does not want to wait may cut the saving off."""
+        self._interrupts = interrupts
         self._session = session
         self._stream = stream
         self._ident = ident
@@ -30,8 +33,9 @@ class Sender:
         buffers: list[Bytes] = []
         if succeeded or request["on_error"]:
             try:
-                save = snapshots.save(request)
-                buffers = self._send_all_but_some(save.chunks())
+                with self._interrupts:
+                    save = snapshots.save(request)
+                    buffers = self._send_all_but_some(save.chunks())
                 last["layout"] = save.layout
             except BaseException as error:  # noqa: BLE001  an interrupt, or what user code made of this process
                 snapshots.forget()

@@ -1,0 +1,81 @@
+"""When an interrupt reaches the code of the user, and when it waits or does nothing.
+
+Python raises KeyboardInterrupt wherever the main thread happens to be. In the middle of the kernel's own work that
+would cost a reply, and whoever asked would wait for ever.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from types import FrameType, TracebackType
+from typing import Any
+
+Handler = Callable[[Any, Any, Any], Awaitable[None] | None]
+
+
+class Interrupts:
+    """Raises KeyboardInterrupt while it is open. One that comes before is raised when it opens.
+
+    Code in other threads than the main one is never interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._open = False
+        self._pending = False
+
+    def install(self) -> None:
+        """Take the signal, whatever took it before."""
+        signal.signal(signal.SIGINT, self._handle)
+
+    def forget(self) -> None:
+        """A new request: what was to be interrupted is over."""
+        if in_main_thread():
+            self._pending = False
+
+    def open(self) -> None:
+        """From here on the user's code runs. Raises KeyboardInterrupt."""
+        if in_main_thread():
+            self._open = True
+            if self._pending:
+                self._pending = False
+                raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """The user's code has ended."""
+        if in_main_thread():
+            self._open = False
+
+    def __enter__(self) -> None:
+        self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def around(self, handler: Handler) -> Handler:
+        """Return a handler of messages that can be interrupted all the time."""
+
+        async def handle(stream: Any, ident: Any, parent: Any) -> None:
+            try:
+                self.open()
+                result = handler(stream, ident, parent)
+                if isawaitable(result):
+                    await result
+            finally:
+                self.close()
+
+        return handle
+
+    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        if self._open:
+            raise KeyboardInterrupt
+        self._pending = True
+
+
+def in_main_thread() -> bool:
+    """Tell whether this is the thread that signals reach."""
+    return threading.current_thread() is threading.main_thread()
