@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from benchmarks import latency, load, memory, startup, state
+from benchmarks import latency, load, memory, startup, state, websocket
 from benchmarks.process import ChildEnded
 from benchmarks.table import Row, table
 
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "startup": startup.measure,
     "memory": memory.measure,
     "state": state.measure,
+    "websocket": websocket.measure,
 }
 
 

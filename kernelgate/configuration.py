@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_core.application import JupyterApp, base_aliases, base_flags
-from traitlets import Unicode
-from traitlets.config import Configurable
+from traitlets import Unicode, observe
+from traitlets.config import Configurable, SingletonConfigurable
 
 from kernelgate import __version__, settings
 from kernelgate.auth import Authenticator
@@ -80,6 +80,11 @@ class ConfiguredApp(JupyterApp):
     }
 
     env_file = Unicode(".env", help="File with environment variables, read when it is there.").tag(config=True)
+
+    @observe("config")
+    def _config_changed(self, change: Any) -> None:
+        """Take a new configuration. `Application` would write it to the log, with all its secrets."""
+        SingletonConfigurable._config_changed(self, change)
 
     def load_config_file(self, suppress_errors: bool = True) -> None:  # type: ignore[override]
         super().load_config_file(suppress_errors)

@@ -72,6 +72,9 @@ class GateHandler(RequestHandler):
         self.clear_header("Server")
 
     def prepare(self) -> None:
+        self._set_common_headers()
+
+    def _set_common_headers(self) -> None:
         self.set_header(REQUEST_ID_HEADER, self.request_id)
         origin, key_header = self.request.headers.get("Origin"), self.services.authenticator.header
         for name, value in self.services.cors.headers(origin, key_header).items():
@@ -111,7 +114,7 @@ class GateHandler(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = as_gate_error(status_code, kwargs.get("exc_info", (None, None, None))[1])
-        self.set_header(REQUEST_ID_HEADER, self.request_id)
+        self._set_common_headers()
         if error.status == 401:
             self.set_header("WWW-Authenticate", "Bearer")
         details = error.details()
