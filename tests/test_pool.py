@@ -40,6 +40,7 @@ class FakeKernel:
         self.id = str(number)
         self.number = number
         self.warmth = 0
+        self.interrupts = 0
         self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.closed = False
         self.executed: list[str] = []
@@ -71,9 +72,12 @@ class FakeKernel:
         metadata: Mapping[str, Any] | None = None,
         on_output: Listener | None = None,
         on_state: Listener | None = None,
+        on_input: Listener | None = None,
         buffers: Sequence[bytes] = (),
+        header: Mapping[str, Any] | None = None,
     ) -> Request:
-        assert (channel, msg_type, on_state, buffers) == ("shell", "execute_request", None, ())
+        assert (channel, msg_type, on_state, on_input) == ("shell", "execute_request", None, None)
+        assert (buffers, header) == ((), None)
         request = Request("id", on_output, on_state)
         self._task = asyncio.create_task(self._execute(request, content["code"]))
         return request

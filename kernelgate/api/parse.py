@@ -43,7 +43,7 @@ def parse_exec(body: bytes) -> ExecBody:
         user_id=parse_user(fields.get("user_id"), "user_id"),
         argv=_argv(fields.get("args")),
         timeout=_timeout(fields.get("timeout")),
-        allow_stdin=_flag(fields.get("allow_stdin", False), "allow_stdin"),
+        allow_stdin=_flag(fields.get("allow_stdin"), "allow_stdin"),
     )
 
 
@@ -169,6 +169,8 @@ def _argv(args: object) -> tuple[str, ...]:
 
 
 def _flag(value: object, name: str) -> bool:
+    if value is None:
+        return False
     if not isinstance(value, bool):
         raise InvalidRequest(f"{name}: true or false is expected, got {type_name(value)}")
     return value
