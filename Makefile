@@ -6,15 +6,15 @@ BIN := $(VENV)/bin
 IMAGE_LANGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench lint format engine services images venv docs clean
+.PHONY: help run test bench lint format engine services browser node-clients images venv docs clean
 
 help:  ## Show the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
 run: images  ## Start the server in the foreground.
 	@exec $(BIN)/kernelgate
 
-test: images services lint  ## Lint, types, all tests, against a real Docker engine, Redis and MinIO.
+test: images services browser node-clients lint  ## Lint, types, all tests, with real services, browser and clients.
 	@echo "== tests"
 	@exec $(BIN)/python -m pytest
 
@@ -33,6 +33,12 @@ engine:  ## Make sure that a Docker engine answers.
 
 services:  ## Make sure that the Redis and MinIO that tests start are installed.
 	@scripts/services
+
+browser:  ## Make sure that the Chromium that tests drive is installed.
+	@scripts/browser
+
+node-clients:  ## Install what the tests' clients in Node need.
+	@scripts/node-clients
 
 images: venv engine  ## Build the images that kernels run in.
 	@$(BIN)/kernelgate images build $(IMAGE_LANGS)
