@@ -17,11 +17,12 @@ PACKAGE = ROOT / "kernelgate"
 KERNELS = ROOT / "kernels"
 
 LAYERS = [
-    ["kernelgate", "kernelgate.errors", "kernelgate.languages", "kernelgate.settings", "kernelgate.auth"],
+    ["kernelgate", "kernelgate.errors", "kernelgate.languages", "kernelgate.settings"],
+    ["kernelgate.auth", "kernelgate.cors"],
     ["kernelgate.resources"],
     ["kernelgate.containers", "kernelgate.images", "kernelgate.stores"],
-    ["kernelgate.kernel"],
-    ["kernelgate.sessions"],
+    ["kernelgate.kernel", "kernelgate.notebook"],
+    ["kernelgate.kernelspecs", "kernelgate.sessions"],
     ["kernelgate.health"],
     ["kernelgate.api"],
     ["kernelgate.server"],
@@ -52,8 +53,11 @@ DOORS = {
     },
     "tornado": {
         "kernelgate.api.base",
-        "kernelgate.api.exec",
+        "kernelgate.api.events",
+        "kernelgate.api.notebooks",
         "kernelgate.api.routes",
+        "kernelgate.api.running",
+        "kernelgate.api.websocket",
         "kernelgate.app",
         "kernelgate.server",
     },

@@ -390,6 +390,15 @@ def test_security_tells_what_is_unsafe_and_names_each_variable_once(command: Com
     assert "mistakes" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("origins", "code"), [("", 1), ("https://lab.example.com", 0), ("https://a.example,https://b.example", 0)]
+)
+def test_security_wants_the_pages_named_that_are_let_in(command: Command, origins: str, code: int) -> None:
+    done = command("security", env={"API_KEY": "k" * 32, "ENABLE_CORS": "true", "CORS_ORIGINS": origins})
+    assert done.code == code
+    assert ("ENABLE_CORS" in done.stderr) is bool(code)
+
+
 def test_security_is_content_with_a_long_key(command: Command) -> None:
     done = command("security", env={"API_KEY": "k" * 32})
     assert (done.code, done.stdout, done.stderr) == (0, "nothing unsafe was found\n", "")

@@ -11,17 +11,26 @@ import pytest
 from tornado.web import RequestHandler
 
 from kernelgate import __version__, errors
-from kernelgate.api import parse
+from kernelgate.api import parse, parse_notebook
 from kernelgate.api.openapi import document
-from kernelgate.api.routes import ROUTES
+from kernelgate.api.routes import JUPYTER_ROUTES, ROUTES
 from kernelgate.auth import Authenticator, Owner
 from kernelgate.errors import GateError
 from kernelgate.kernel.client import Status
+from kernelgate.kernel.messages import Message, to_json
+from kernelgate.kernel.outputs import OutputFold, OutputLimits
 from kernelgate.languages import LANGUAGES, PYTHON
+from kernelgate.notebook.run import OUTPUT_EVENTS
+from kernelgate.sessions import record
 from kernelgate.sessions.session import Session
 
 DOCUMENT = document()
-METHODS = ("get", "head", "post", "delete", "patch", "put", "options")
+OUTPUTS = ["stream", "display_data", "execute_result", "update_display_data", "clear_output", "error"]
+"""The events that are outputs, in the order of the document."""
+
+METHODS = ("get", "head", "post", "delete", "patch", "put")
+"""Those that a route has or has not. OPTIONS every route answers alike."""
+
 STATUS_OF = {
     cls.code: cls.status for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, GateError)
 }
@@ -33,29 +42,45 @@ WITH_KEY = EVERYWHERE | {"unauthorized", "invalid_request"}
 STORE = {"store_unavailable", "store_full", "session_in_use", "state_refused"}
 SESSION = WITH_KEY | STORE | {"session_not_found"}
 KERNEL = {"engine_unavailable", "kernel_start_failed", "shutting_down", "unavailable"}
+RUN = SESSION | KERNEL | {"state_not_saved", "body_too_large", "rate_limited", "unsupported_language"}
+START = SESSION | KERNEL | {"body_too_large", "kernel_limit", "kernelspec_not_found", "conflict"}
+"""What can come where a Jupyter client starts a kernel. The session may be deleted meanwhile."""
+
+JUPYTER = SESSION | {"kernel_not_found"}
 
 ERRORS: dict[str, set[str]] = {
-    "post /exec": WITH_KEY
-    | STORE
-    | {
-        "state_not_saved",
-        "body_too_large",
-        "engine_unavailable",
-        "kernel_start_failed",
-        "rate_limited",
-        "session_not_found",
-        "shutting_down",
-        "unavailable",
-        "unsupported_language",
-    },
+    "post /exec": RUN,
     "get /sessions": WITH_KEY | STORE,
     "get /sessions/{session_id}": SESSION,
     "delete /sessions/{session_id}": SESSION,
-    "get /sessions/{session_id}/history": SESSION | {"rate_limited"},
+    "post /sessions/{session_id}/interrupt": SESSION | {"body_too_large"},
+    "post /sessions/{session_id}/input": SESSION | {"body_too_large", "conflict", "unavailable"},
+    "get /sessions/{session_id}/history": SESSION,
     "post /sessions/{session_id}/undo": SESSION | {"rate_limited", "conflict", "body_too_large"},
     "post /sessions/{session_id}/fork": SESSION | {"rate_limited", "conflict", "body_too_large"},
     "get /sessions/{session_id}/vars": SESSION | KERNEL | {"rate_limited"},
     "get /sessions/{session_id}/vars/{name}": SESSION | KERNEL | {"rate_limited", "variable_not_found"},
+    "get /sessions/{session_id}/notebook": SESSION,
+    "post /sessions/{session_id}/notebook": RUN,
+    "post /notebooks/execute": RUN,
+    "get /api": EVERYWHERE,
+    "get /api/status": WITH_KEY | STORE,
+    "get /api/me": WITH_KEY,
+    "get /api/kernelspecs": WITH_KEY | STORE,
+    "get /api/kernelspecs/{name}": WITH_KEY | STORE | {"kernelspec_not_found"},
+    "get /kernelspecs/{name}/{path}": WITH_KEY | STORE | {"kernelspec_not_found"},
+    "get /api/kernels": WITH_KEY | STORE,
+    "post /api/kernels": START,
+    "get /api/kernels/{kernel_id}": WITH_KEY | STORE | {"kernel_not_found"},
+    "delete /api/kernels/{kernel_id}": JUPYTER,
+    "post /api/kernels/{kernel_id}/interrupt": JUPYTER,
+    "post /api/kernels/{kernel_id}/restart": JUPYTER | KERNEL,
+    "get /api/kernels/{kernel_id}/channels": WITH_KEY | STORE | {"kernel_not_found", "bad_origin"},
+    "get /api/sessions": WITH_KEY | STORE,
+    "post /api/sessions": START | {"kernel_not_found"},
+    "get /api/sessions/{document_id}": SESSION,
+    "patch /api/sessions/{document_id}": START | {"kernel_not_found"},
+    "delete /api/sessions/{document_id}": SESSION,
     "get /health": EVERYWHERE,
     "get /health/detailed": WITH_KEY,
     "get /openapi.json": EVERYWHERE,
@@ -105,7 +130,8 @@ def test_the_document_is_openapi_in_json() -> None:
 
 
 def test_every_route_and_method_is_described_and_no_other() -> None:
-    served = {f"{method} {template(route)}" for route, handler in ROUTES for method in implemented(handler)}
+    routes = [*ROUTES, *JUPYTER_ROUTES]
+    served = {f"{method} {template(route)}" for route, handler in routes for method in implemented(handler)}
     assert set(operations()) == served
 
 
@@ -137,13 +163,27 @@ def test_the_errors_of_every_operation_are_written_down() -> None:
     assert set(ERRORS) == set(operations())
 
 
+SUCCESS = {
+    **{name: 204 for name in ERRORS if name.startswith("delete")},
+    "post /sessions/{session_id}/fork": 201,
+    "post /sessions/{session_id}/input": 204,
+    "post /api/kernels": 201,
+    "post /api/kernels/{kernel_id}/interrupt": 204,
+    "post /api/sessions": 201,
+}
+"""What is answered when all is well, where that is not 200."""
+
+WITHOUT_SUCCESS = {"get /kernelspecs/{name}/{path}", "get /api/kernels/{kernel_id}/channels"}
+"""There are no files of kernelspecs yet; a WebSocket begins with 101."""
+
+
 @pytest.mark.parametrize("name", ERRORS)
 def test_an_operation_has_a_summary_and_an_answer_for_success(name: str) -> None:
     operation = operations()[name]
     assert operation["summary"].endswith(".")
     successes = [status for status in operation["responses"] if status.startswith("2")]
-    expected = "204" if name.startswith("delete") else "201" if name.endswith("/fork") else "200"
-    assert successes == [expected]
+    assert successes == [] if name in WITHOUT_SUCCESS else [str(SUCCESS.get(name, 200))]
+    assert ("101" in operation["responses"]) is name.endswith("/channels")
 
 
 def test_every_parameter_of_a_path_is_described() -> None:
@@ -156,7 +196,7 @@ def test_every_parameter_of_a_path_is_described() -> None:
 
 def test_the_key_is_needed_but_for_what_everyone_may_see() -> None:
     everyone = {name for name, operation in operations().items() if operation.get("security") == []}
-    assert everyone == {"get /health", "get /openapi.json"}
+    assert everyone == {"get /health", "get /openapi.json", "get /api"}
     schemes = DOCUMENT["components"]["securitySchemes"]
     assert {name for each in DOCUMENT["security"] for name in each} == set(schemes)
     assert schemes["key"] == {"type": "apiKey", "in": "header", "name": Authenticator().header}
@@ -167,7 +207,7 @@ def test_a_request_is_described_as_it_is_parsed() -> None:
     described = schema("ExecRequest")
     fields = described["properties"]
     assert described["required"] == ["lang", "code"]
-    assert set(fields) == {"lang", "code", "session_id", "user_id", "entity_id", "args", "timeout"}
+    assert set(fields) == {"lang", "code", "session_id", "user_id", "entity_id", "args", "timeout", "allow_stdin"}
     assert fields["lang"]["enum"] == [language.id for language in LANGUAGES]
     assert fields["session_id"]["pattern"] == f"^{parse.SESSION_ID.pattern}$"
     assert (fields["timeout"]["minimum"], fields["timeout"]["maximum"]) == parse.TIMEOUT_MS
@@ -177,8 +217,9 @@ def test_a_request_is_described_as_it_is_parsed() -> None:
 def test_a_session_is_described_as_it_is_shown() -> None:
     shown = Session(Owner("key", "ann"), "an-id", PYTHON).describe()
     described = schema("Session")["properties"]
-    assert set(described) == set(shown)
+    assert set(described) == set(shown) == set(schema("Session")["required"])
     assert shown["state"] in described["state"]["enum"]
+    assert described["origin"]["enum"] == [record.EXEC, record.JUPYTER]
 
 
 def test_a_status_is_one_that_there_is() -> None:
@@ -188,5 +229,68 @@ def test_a_status_is_one_that_there_is() -> None:
 def test_an_error_is_described_with_all_its_fields() -> None:
     described = schema("Error")
     assert described["required"] == ["error", "message", "request_id"]
-    details = {name for error in (GateError("a"), errors.RateLimited("a", 1)) for name in error.details()}
-    assert set(described["properties"]) == {*described["required"], *details}
+    details = {
+        name
+        for error in (GateError("a"), errors.RateLimited("a", 1), errors.StateNotSaved("a"))
+        for name in error.details()
+    }
+    assert set(described["properties"]) == {*described["required"], *details, "reason"}
+
+
+def event_data(name: str) -> dict[str, dict[str, Any]]:
+    """The schemas of events' data by name, for the events of one stream."""
+    return {each["properties"]["event"]["const"]: each["properties"]["data"] for each in schema(name)["oneOf"]}
+
+
+def told() -> dict[str, dict[str, Any]]:
+    """What is told of outputs of every type, by name."""
+    events: dict[str, dict[str, Any]] = {}
+    fold = OutputFold(OutputLimits(), lambda name, data: events.update({name: data}))
+    bundle = {"data": {"text/plain": "1"}, "metadata": {}, "transient": {"display_id": "d"}}
+    contents: dict[str, dict[str, Any]] = {
+        "stream": {"name": "stdout", "text": "a"},
+        "display_data": bundle,
+        "update_display_data": bundle,
+        "execute_result": {**bundle, "execution_count": 1},
+        "error": {"ename": "E", "evalue": "e", "traceback": []},
+        "clear_output": {"wait": True},
+    }
+    for msg_type, content in contents.items():
+        fold.add(Message([b"", to_json({"msg_type": msg_type}), b"{}", b"{}", to_json(content)]))
+    return events
+
+
+def test_every_event_of_an_execution_is_described() -> None:
+    described = event_data("ExecEvent")
+    assert list(described) == ["start", *OUTPUTS, "input_request", "reply", "failure"]
+    assert {name: set(data) for name, data in told().items()} == {
+        name: set(described[name]["properties"]) for name in OUTPUTS
+    }
+
+
+def test_every_event_of_a_notebooks_run_is_described() -> None:
+    described, of_exec = event_data("NotebookEvent"), event_data("ExecEvent")
+    assert list(described) == ["start", "cell_start", *OUTPUTS, "cell_end", "notebook", "failure"]
+    assert set(OUTPUTS) == OUTPUT_EVENTS
+    for name in OUTPUTS:
+        assert set(described[name]["properties"]) == {"index", *of_exec[name]["properties"]}
+
+
+def test_a_request_to_run_a_notebook_is_described_as_it_is_parsed() -> None:
+    fields = schema("NotebookRequest")["properties"]
+    assert set(fields) == {"notebook", "parameters", "on_error", "timeout", "user_id", "keep"}
+    assert tuple(fields["on_error"]["enum"]) == parse_notebook.ON_ERROR
+    assert (fields["timeout"]["minimum"], fields["timeout"]["maximum"]) == parse.TIMEOUT_MS
+
+
+def test_streams_are_offered_where_code_runs() -> None:
+    streams = {
+        name: operation["responses"]["200"]["content"]["text/event-stream"]["schema"]["$ref"].rpartition("/")[2]
+        for name, operation in operations().items()
+        if "text/event-stream" in operation["responses"].get("200", {}).get("content", {})
+    }
+    assert streams == {
+        "post /exec": "ExecEvent",
+        "post /sessions/{session_id}/notebook": "NotebookEvent",
+        "post /notebooks/execute": "NotebookEvent",
+    }

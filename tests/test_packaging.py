@@ -56,6 +56,14 @@ def test_the_wheel_holds_what_images_are_made_of(unpacked: Path) -> None:
         assert expected <= shipped
 
 
+def test_the_wheel_holds_every_module(unpacked: Path) -> None:
+    source, installed = ROOT / "kernelgate", unpacked / "kernelgate"
+    missing = {path.relative_to(source) for path in source.rglob("*.py")} - {
+        path.relative_to(installed) for path in installed.rglob("*.py")
+    }
+    assert missing == set()
+
+
 def test_an_installation_names_the_same_image_as_the_checkout(unpacked: Path) -> None:
     code = (
         "from kernelgate.images import context as images; from kernelgate.languages import PYTHON; "

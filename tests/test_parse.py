@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from kernelgate.api.parse import ExecBody, parse_exec, parse_object, parse_session_id, parse_user
+from kernelgate.api.parse import (
+    ExecBody,
+    parse_caller,
+    parse_exec,
+    parse_input,
+    parse_object,
+    parse_session_id,
+    parse_user,
+)
 from kernelgate.errors import GateError, InvalidRequest, UnsupportedLanguage
 from kernelgate.languages import PYTHON
 
@@ -26,14 +34,31 @@ def refusal(**fields: Any) -> GateError:
 
 
 def test_the_least_that_a_request_needs() -> None:
-    assert exec_body() == ExecBody(PYTHON, "1", session_id="", user_id="", argv=(), timeout=None)
+    assert exec_body() == ExecBody(
+        PYTHON, "1", session_id="", user_id="", argv=(), timeout=None, allow_stdin=False
+    )
 
 
 def test_all_fields_of_a_request() -> None:
     body = exec_body(
-        lang="Python", code="é\n\0", session_id="a-B_9", user_id="ann", entity_id="e", args=["x", 1], timeout=1500
+        lang="Python",
+        code="é\n\0",
+        session_id="a-B_9",
+        user_id="ann",
+        entity_id="e",
+        args=["x", 1],
+        timeout=1500,
+        allow_stdin=True,
     )
-    assert body == ExecBody(PYTHON, "é\n\0", session_id="a-B_9", user_id="ann", argv=("x", "1"), timeout=1.5)
+    assert body == ExecBody(
+        PYTHON,
+        "é\n\0",
+        session_id="a-B_9",
+        user_id="ann",
+        argv=("x", "1"),
+        timeout=1.5,
+        allow_stdin=True,
+    )
 
 
 @pytest.mark.parametrize("fields", [{"files": []}, {"stdin": "a"}, {"": None}, {"x": {"lang": "js"}}])
@@ -41,7 +66,7 @@ def test_fields_that_are_not_known_are_passed_over(fields: dict[str, Any]) -> No
     assert exec_body(**fields) == exec_body()
 
 
-@pytest.mark.parametrize("field", ["session_id", "user_id", "entity_id", "args", "timeout"])
+@pytest.mark.parametrize("field", ["session_id", "user_id", "entity_id", "args", "timeout", "allow_stdin"])
 def test_null_is_the_same_as_nothing(field: str) -> None:
     assert exec_body(**{field: None}) == exec_body()
 
@@ -68,6 +93,8 @@ VALID: list[tuple[str, Any, str, Any]] = [
     ("timeout", 100, "timeout", 0.1),
     ("timeout", 300_000, "timeout", 300),
     ("timeout", 1234.5, "timeout", 1.2345),
+    ("allow_stdin", False, "allow_stdin", False),
+    ("allow_stdin", True, "allow_stdin", True),
 ]
 
 
@@ -105,6 +132,8 @@ INVALID: list[tuple[str, Any, str]] = [
     ("timeout", [1], f"{TIMEOUT}[1]"),
     ("timeout", "\ud800é", f"{TIMEOUT}'\\ud800\\xe9'"),
     ("timeout", 10**50, f"{TIMEOUT}{10**39}"),
+    ("allow_stdin", 1, "allow_stdin: true or false is expected, got a number"),
+    ("allow_stdin", "true", "allow_stdin: true or false is expected, got a text"),
 ]
 
 
@@ -222,3 +251,37 @@ def test_a_session_id_is_parsed(value: object, parsed: str) -> None:
 @pytest.mark.parametrize(("value", "parsed"), [(None, ""), ("", ""), (" a ", " a ")])
 def test_a_user_is_parsed(value: object, parsed: str) -> None:
     assert parse_user(value, "user_id") == parsed
+
+
+@pytest.mark.parametrize(
+    ("body", "user", "value"),
+    [
+        ({"value": "Ann"}, "", "Ann"),
+        ({"value": ""}, "", ""),
+        ({"value": "a\nb", "user_id": "ann", "more": 1}, "ann", "a\nb"),
+    ],
+)
+def test_an_answer_to_a_question_is_parsed(body: Any, user: str, value: str) -> None:
+    assert parse_input(json.dumps(body).encode()) == (user, value)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({}, "value: a text is expected, got nothing"),
+        ({"value": None}, "value: a text is expected, got nothing"),
+        ({"value": 5}, "value: a text is expected, got a number"),
+        ({"value": ["a"]}, "value: a text is expected, got a list"),
+        ({"value": "\ud800"}, "value: there is a lone surrogate at character 0"),
+        ({"value": "a", "user_id": 5}, f"user_id: {USER}a number"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused(body: Any, sentence: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_input(json.dumps(body).encode())
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(("body", "user"), [(b"", ""), (b"{}", ""), (b'{"user_id": "ann"}', "ann")])
+def test_a_body_that_only_says_who_calls_is_parsed(body: bytes, user: str) -> None:
+    assert parse_caller(body) == user

@@ -15,6 +15,7 @@ from kernelgate.containers.engine import Exit
 from kernelgate.errors import SessionNotFound
 from kernelgate.kernel.pool import KernelPool
 from kernelgate.languages import PYTHON
+from kernelgate.sessions.culling import Culling
 from kernelgate.sessions.files import WorkFolder
 from kernelgate.sessions.seal import Seal
 from kernelgate.sessions.session import Session
@@ -58,8 +59,9 @@ class FakePool:
 class House:
     """Sessions over a fake pool and a store of their own."""
 
-    def __init__(self, **settings: int) -> None:
+    def __init__(self, culling: Culling | None = None, **settings: int) -> None:
         self.pool = FakePool()
+        self._culling = culling or Culling()
         self._settings = settings
         self._folder = tempfile.TemporaryDirectory()
 
@@ -69,7 +71,8 @@ class House:
         life = Lifetimes(record=60, state=60, archive=0)
         vault = Vault(self.store, None, Seal("secret"), "house", life, logging.getLogger())
         state = State(vault, StateSettings(enabled=False), WorkFolder().limits)
-        self.sessions = Sessions({"py": cast(KernelPool, self.pool)}, vault, state, **self._settings)
+        pools = {"py": cast(KernelPool, self.pool)}
+        self.sessions = Sessions(pools, vault, state, self._culling, **self._settings)
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -182,7 +185,7 @@ def test_a_kernel_that_died_is_replaced_and_the_new_one_stays() -> None:
 
 def test_no_idle_time_ends_each_kernel_at_once() -> None:
     async def scenario() -> None:
-        async with House(kernel_idle_seconds=0) as house:
+        async with House(Culling(kernel_idle_seconds=0)) as house:
             kernel, _ = await house.use(ANN, "a")
             await settle()
             assert (kernel.alive, house.found(ANN, "a").state) == (False, "dormant")

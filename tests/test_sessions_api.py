@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import requests
 
+from kernelgate.sessions.record import kernel_id
+from tests.schemas import check
 from tests.server import KEY, OTHER_KEY, Client, Json, Server, in_background, new_id, wait_for
 
 ROUTES = {
@@ -19,8 +21,25 @@ ROUTES = {
     "/sessions/{session_id}/history": {"get"},
     "/sessions/{session_id}/undo": {"post"},
     "/sessions/{session_id}/fork": {"post"},
+    "/sessions/{session_id}/interrupt": {"post"},
+    "/sessions/{session_id}/input": {"post"},
+    "/sessions/{session_id}/notebook": {"get", "post"},
+    "/notebooks/execute": {"post"},
     "/sessions/{session_id}/vars": {"get"},
     "/sessions/{session_id}/vars/{name}": {"get"},
+    "/api": {"get"},
+    "/api/status": {"get"},
+    "/api/me": {"get"},
+    "/api/kernelspecs": {"get"},
+    "/api/kernelspecs/{name}": {"get"},
+    "/kernelspecs/{name}/{path}": {"get"},
+    "/api/kernels": {"get", "post"},
+    "/api/kernels/{kernel_id}": {"get", "delete"},
+    "/api/kernels/{kernel_id}/interrupt": {"post"},
+    "/api/kernels/{kernel_id}/restart": {"post"},
+    "/api/kernels/{kernel_id}/channels": {"get"},
+    "/api/sessions": {"get", "post"},
+    "/api/sessions/{document_id}": {"get", "patch", "delete"},
     "/health": {"get"},
     "/health/detailed": {"get"},
     "/openapi.json": {"get"},
@@ -77,7 +96,14 @@ def test_a_session_shows_what_it_is(client: Client, owned: str) -> None:
         "executions": 1,
         "version": 1,
         "user_id": None,
+        "kernel_id": kernel_id(owned),
+        "origin": "exec",
+        "closed": False,
+        "documents": [],
+        "connections": 0,
+        "input_request": None,
     }
+    check(client.session(owned), "Session")
 
 
 def test_a_session_that_runs_is_busy(client: Client, session_id: str) -> None:
@@ -269,13 +295,20 @@ def test_an_unknown_route_is_not_found(client: Client, method: str, path: str) -
         ("POST", "/sessions"),
         ("PATCH", "/sessions/a"),
         ("POST", "/health"),
-        ("OPTIONS", "/exec"),
         ("BREW", "/exec"),
     ],
 )
 def test_an_unknown_method_is_not_allowed(client: Client, method: str, path: str) -> None:
     """Methods that a route does not have."""
     check_error(client.request(method, path), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("path", ["/exec", "/sessions", "/sessions/a", "/v1/exec", "/health", "/api/kernels"])
+def test_options_are_answered_without_a_key_and_without_content(server: Server, path: str) -> None:
+    """What browsers ask ahead of a request to another site; who may read the answer is another matter."""
+    answer = requests.options(server.url + path, timeout=30)
+    assert (answer.status_code, answer.content) == (204, b"")
+    check_error(requests.options(server.url + "/nowhere", timeout=30), 404, "not_found")
 
 
 # --- routes
@@ -326,8 +359,8 @@ def test_the_document_lists_every_route_and_the_errors_it_answers(server: Server
         assert code in described
     reply = client.run("print(1)")
     client.delete(reply["session_id"])
-    schema = document["components"]["schemas"]["ExecReply"]["properties"]
-    assert set(reply) == set(schema)
+    check(reply, "ExecReply")
+    assert set(reply) == set(document["components"]["schemas"]["ExecReply"]["properties"])
 
 
 def test_two_keys_at_once_are_in_the_document(server: Server) -> None:

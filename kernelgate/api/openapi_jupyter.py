@@ -30,7 +30,6 @@ from kernelgate.errors import (
     KernelLimit,
     KernelNotFound,
     KernelspecNotFound,
-    LeaseLost,
     SessionNotFound,
 )
 
@@ -137,7 +136,7 @@ def _kernel() -> Json:
     restart = operation(
         "Replace a kernel: no variables, the files of /mnt/data stay. It can be undone.",
         {"200": answer("The new kernel, under the same id.", ref("Kernel"))},
-        [*KERNEL, *KERNEL_ERRORS, LeaseLost],
+        [*KERNEL, *KERNEL_ERRORS],
         parameters=CALLER,
     )
     shown = _get("Show a kernel.", answer("The kernel.", ref("Kernel")), [*LOOK, KernelNotFound])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakValueDictionary
 
 from traitlets import Int, List, Unicode
 from traitlets.config import LoggingConfigurable
@@ -81,6 +82,7 @@ class Gateway(LoggingConfigurable):
         self._background = Background(self.log, "work for a Jupyter client")
         self._channels: dict[Frontends, Channels] = {}
         self._starting = 0
+        self._adding: WeakValueDictionary[Owner, asyncio.Lock] = WeakValueDictionary()
         self._parts = Parts(
             sessions=sessions,
             executor=executor,
@@ -246,13 +248,14 @@ class Gateway(LoggingConfigurable):
 
         Raises what `start` does, and `KernelNotFound`.
         """
-        for model in await self.documents(owner):
-            if document["path"] and model["path"] == document["path"]:
-                return model
-        found = await self._find(owner, kernel) if kernel else await self._started(owner, request)
-        document = {"id": str(uuid.uuid4()), **document}
-        await self._put(owner, found["session_id"], document)
-        return _document_model(found, document)
+        async with self._adding.setdefault(owner, asyncio.Lock()):  # two at once with one path are one document
+            for model in await self.documents(owner):
+                if document["path"] and model["path"] == document["path"]:
+                    return model
+            found = await self._find(owner, kernel) if kernel else await self._started(owner, request)
+            document = {"id": str(uuid.uuid4()), **document}
+            await self._put(owner, found["session_id"], document)
+            return _document_model(found, document)
 
     async def change_document(
         self, owner: Owner, document_id: str, changes: Json, kernel: str, request: StartRequest | None

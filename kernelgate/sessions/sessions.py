@@ -248,8 +248,10 @@ class Sessions(LoggingConfigurable):
     @asynccontextmanager
     async def existing(self, owner: Owner, session_id: str) -> AsyncIterator[tuple[Session, Held]]:
         """Lease and hold a session that exists. Raises `SessionNotFound`, `SessionInUse`, `StoreError`."""
-        record = await self._vault.load(Vault.key(owner, session_id))
-        language = find_language(record.language) if record is not None else None
+        known = self.find(owner, session_id)  # not stored as long as its first execution runs
+        record = None if known is not None else await self._vault.load(Vault.key(owner, session_id))
+        stored = find_language(record.language) if record is not None else None
+        language = known.language if known is not None else stored
         if language is None:
             raise SessionNotFound(f"there is no session {session_id!r}")
         async with self.lease(owner, session_id, language) as session, self.hold(session, HOLD_SECONDS) as held:
