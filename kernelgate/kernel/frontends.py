@@ -27,6 +27,9 @@ MAX_COMMS = 10_000
 MAX_ASKED = 10_000
 MAX_ID_CHARS = 256
 MAX_NAMES = 16
+SUCCEEDED_SECONDS = 60.0
+"""Seconds for which a client is remembered that another one has taken the place of."""
+
 HANDED_BYTES = 32 << 20
 HANDED_MESSAGES = 500
 """Messages that a kernel may have been sent and not done."""
@@ -87,8 +90,12 @@ class Frontend:
         """Its own name, and those of clients whose messages it gets in their place."""
         self.delivered = delivered
         """The number of the first message that it is not known to have."""
+        self.sent = delivered
+        """The number of the first message that was never sent to it."""
         self.connections: set[Connection] = set()
         self.left_at = 0.0
+        self.is_succeeded = False
+        """Whether another client has taken its place; it may come back all the same."""
 
     @property
     def needs(self) -> int:
@@ -118,6 +125,7 @@ class Connection:
         self.end = end
         self.cursor = frontend.delivered
         """The number of the message that it is sent next."""
+        self._sent_before = frontend.sent
         self.position = frontends.journal.start_of(self.cursor)
         self.moved_at = time.monotonic()
 
@@ -130,6 +138,9 @@ class Connection:
             item = journal[self.cursor]
             self.cursor += 1
             self.position, self.moved_at = item.start + item.size, time.monotonic()
+            self.frontend.sent = max(self.frontend.sent, self.cursor)
+            if item.once and item.number < self._sent_before:
+                continue
             if not item.to or item.to in self.frontend.names:
                 return item.channel, item.parts
         return None
@@ -202,6 +213,7 @@ class Frontends:
         """
         name = session_id or secrets.token_hex(16)
         frontend = self._frontends.get(name) or self._new(name)
+        frontend.is_succeeded = False
         connection = Connection(self, frontend, name, wake, end)
         frontend.connections.add(connection)
         return connection
@@ -226,20 +238,26 @@ class Frontends:
     def _new(self, name: str) -> Frontend:
         self._expire()
         frontend = Frontend(name, self.journal.next)
-        left = {each: known for each, known in self._frontends.items() if not known.connections}
+        left = [each for each in self._frontends.values() if not each.connections and not each.is_succeeded]
         if left:
-            last = max(left, key=lambda each: left[each].left_at)
-            frontend.delivered = left[last].delivered
-            frontend.names += left[last].names[:MAX_NAMES]
-            del self._frontends[last]
+            last = max(left, key=lambda each: each.left_at)
+            frontend.delivered, frontend.sent = last.delivered, last.sent
+            frontend.names += last.names[:MAX_NAMES]
+            last.is_succeeded = True
         self._frontends[name] = frontend
         return frontend
 
     def _expire(self) -> None:
         """Forget clients that went long ago, and had as long since anything they asked for was done."""
-        before = time.monotonic() - self._settings.seconds
+        now = time.monotonic()
         for name, each in list(self._frontends.items()):
-            if not each.connections and not self.is_running and max(each.left_at, self._done_at) <= before:
+            if each.connections:
+                continue
+            if each.is_succeeded:
+                is_over = each.left_at + min(SUCCEEDED_SECONDS, self._settings.seconds) <= now
+            else:
+                is_over = not self.is_running and max(each.left_at, self._done_at) + self._settings.seconds <= now
+            if is_over:
                 self._forget(name)
 
     def _forget(self, name: str) -> None:
@@ -262,11 +280,11 @@ class Frontends:
         kernel.on_other = self._on_reply
         kernel.ended.add_done_callback(lambda _end: self._on_end(kernel))
 
-    def publish(self, channel: str, parts: Sequence[bytes], to: str = "") -> None:
+    def publish(self, channel: str, parts: Sequence[bytes], to: str = "", once: bool = False) -> None:
         """Send a message to all clients, or to the one called ``to``."""
         if not self._frontends:
             return
-        self.journal.append(channel, parts, to)
+        self.journal.append(channel, parts, to, once)
         for connection in self.connections:
             connection.wake()
         self._balance()
@@ -295,13 +313,16 @@ class Frontends:
         if self._handed_bytes <= HANDED_BYTES and len(self._handed) <= HANDED_MESSAGES:
             self._has_room.set()
 
-    def say(self, msg_type: str, content: Mapping[str, Any], parent: bytes = b"{}") -> None:
+    def say(self, msg_type: str, content: Mapping[str, Any], parent: bytes = b"{}", once: bool = False) -> None:
         """Send an iopub message of the server's own."""
-        self.publish("iopub", message_parts(msg_type, content, parent))
+        self.publish("iopub", message_parts(msg_type, content, parent), once=once)
 
     def status(self, state: str, parent: bytes = b"{}") -> None:
-        """Tell all clients what the kernel does."""
-        self.say("status", {"execution_state": state}, parent)
+        """Tell all clients what the kernel does.
+
+        Some answer to ``restarting`` by connecting anew: to get it again would have them do so for ever.
+        """
+        self.say("status", {"execution_state": state}, parent, once=state in ("restarting", "starting"))
 
     def run(self, running: bool) -> None:
         """Remember whether something runs that a client asked for."""
@@ -315,7 +336,7 @@ class Frontends:
     def restarted(self, kernel: Kernel) -> None:
         """Tell all clients that the kernel has begun anew, on request."""
         self.attach(kernel)
-        self.say("shutdown_reply", {"status": "ok", "restart": True})
+        self.say("shutdown_reply", {"status": "ok", "restart": True}, once=True)
         self.status("starting")
         self.status("idle")
 

@@ -12,13 +12,17 @@ OVERHEAD_BYTES = 600
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A message: its number, and how many bytes all before it had. ``to``: for whom; empty, for all."""
+    """A message: its number, and how many bytes all before it had. ``to``: for whom; empty, for all.
+
+    ``once``: it tells of a moment, so nobody is sent it again who may not have read it.
+    """
 
     number: int
     start: int
     channel: str
     parts: Sequence[bytes]
     to: str
+    once: bool
     size: int
 
 
@@ -59,10 +63,10 @@ class Journal:
         """Bytes of all messages that there ever were."""
         budget.add(self)
 
-    def append(self, channel: str, parts: Sequence[bytes], to: str = "") -> None:
+    def append(self, channel: str, parts: Sequence[bytes], to: str = "", once: bool = False) -> None:
         """Add a message; when there is too much, the oldest go."""
         size = OVERHEAD_BYTES + sum(map(len, parts))
-        self._items.append(Item(self.next, self.end, channel, parts, to, size))
+        self._items.append(Item(self.next, self.end, channel, parts, to, once, size))
         self.next += 1
         self.end += size
         self.size += size

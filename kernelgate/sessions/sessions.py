@@ -320,12 +320,12 @@ class Sessions(LoggingConfigurable):
 
     def _look_after(self, session: Session, now: float) -> None:
         """End the session's kernel if it has lived long enough; forget a session of which all is stored."""
-        kernel = session.kernel
+        kernel, is_awaited = session.kernel, session.frontends is not None and session.frontends.is_needed
         if session.users:
             if kernel is not None and self._culling.is_stuck(session, now):
                 self._background.spawn(kernel.kill())
         elif kernel is None:
-            if session.frontends is None or not session.frontends.is_needed:
+            if not is_awaited:
                 self._sessions.pop((session.owner, session.id))
                 if session.frontends is not None:
                     session.frontends.close()
