@@ -80,6 +80,11 @@ class Execution:
     on_input: Listener | None = None
     """Called with each question to the user."""
 
+    def without_stdin(self) -> Execution:
+        """Return the same where the code cannot ask the user anything."""
+        cell = self.cell and replace(self.cell, content={**self.cell.content, "allow_stdin": False})
+        return replace(self, allow_stdin=False, cell=cell)
+
 
 @dataclass(frozen=True)
 class Result:

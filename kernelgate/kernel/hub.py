@@ -26,7 +26,7 @@ Replies = Callable[[str, Message], None]
 """Takes a channel and what came on it that no request of the server waits for."""
 
 HELLO_SECONDS = 0.1
-STDIN_SECONDS = 5.0
+STDIN_SECONDS = 2.0
 STATE_MESSAGE = "kernelgate_state"
 OWN_MESSAGES = "kernelgate_"
 """What begins so is between server and kernel."""
@@ -173,11 +173,15 @@ class Kernel(LoggingConfigurable):
             parent = question.header
             self._channel("stdin").send(self._encoder.encode(header, {"value": value}, parent_header=parent))
 
-    async def open_stdin(self) -> None:
-        """Make sure that the kernel's questions reach us. Raises `TimeoutError`."""
-        if self.alive:
+    async def open_stdin(self) -> bool:
+        """Make sure that the kernel's questions reach us; False: it takes no connection to put them on."""
+        try:
             async with asyncio.timeout(STDIN_SECONDS):
-                await self._channel("stdin").wait_connected()
+                if self.alive:
+                    await self._channel("stdin").wait_connected()
+        except TimeoutError:
+            return False
+        return True
 
     def pause(self, paused: bool) -> None:
         """Leave the kernel's output where it is, in its container, or read on."""

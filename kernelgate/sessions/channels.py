@@ -51,6 +51,10 @@ class Asked:
     name: str
 
     @property
+    def is_execution(self) -> bool:
+        return self.message.msg_type == "execute_request"
+
+    @property
     def parent(self) -> bytes:
         """The header, as that of what it is the parent of."""
         return to_json(self.message.header)
@@ -121,7 +125,7 @@ class Channels:
             while self._queue:
                 asked = self._next()
                 try:
-                    if asked.message.msg_type == "execute_request":
+                    if asked.is_execution:
                         await self._execute(asked)
                     else:
                         await self._forward(asked)
@@ -138,16 +142,12 @@ class Channels:
 
     def _abort(self) -> None:
         """Run nothing of what waits: its clients are told."""
-        waiting, self._queue = self._queue, deque()
-        self._waiting_bytes = 0
+        waiting = [asked for asked in self._queue if asked.is_execution]
+        self._queue = deque(asked for asked in self._queue if not asked.is_execution)
+        self._waiting_bytes = sum(asked.message.size for asked in self._queue)
         self._room.set()
         for asked in waiting:
-            if asked.message.msg_type != "execute_request":
-                self._queue.append(asked)
-                continue
-            self.frontends.status("busy", asked.parent)
-            self._answer(asked, "execute_reply", {"status": "aborted"})
-            self.frontends.status("idle", asked.parent)
+            self._reply_idle(asked, "execute_reply", {"status": "aborted"})
 
     async def _execute(self, asked: Asked) -> None:
         try:
@@ -293,7 +293,7 @@ class Channels:
     def _end(self, asked: Asked, name: str, text: str) -> None:
         """End a request with an error, in the kernel's place."""
         error = {"ename": name, "evalue": text, "traceback": [f"{name}: {text}"]}
-        if asked.message.msg_type == "execute_request":
+        if asked.is_execution:
             self.frontends.say("error", error, asked.parent)
         self.frontends.status("idle", asked.parent)
         reply = asked.message.msg_type.removesuffix("_request") + "_reply"

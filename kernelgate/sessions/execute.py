@@ -156,8 +156,8 @@ class Executor(LoggingConfigurable):
     async def _execute(self, session: Session, ready: Ready, request: ExecRequest) -> Run:
         started = now()
         execution = self._execution(request, self._state.save_request(session.has))
-        if execution.allow_stdin:
-            await ready.kernel.open_stdin()
+        if execution.allow_stdin and not await ready.kernel.open_stdin():
+            execution = execution.without_stdin()
         if execution.allow_stdin and execution.on_input is None:
             execution = replace(execution, on_input=partial(_ask_client, session, ready.kernel, request.on_event))
         try:
