@@ -43,6 +43,7 @@ class ChannelsHandler(JupyterClient, WebSocketHandler):
         self._channels: Channels | None = None
         self._connection: Connection | None = None
         self._unsent = self._received = 0
+        self._is_taking = False
         self._asked_at = 0.0
         """When the ping was sent that has no pong yet; 0 when there is none."""
         self._heard_at = 0.0
@@ -79,6 +80,7 @@ class ChannelsHandler(JupyterClient, WebSocketHandler):
 
     async def open(self, *args: str, **kwargs: str) -> None:
         self.set_nodelay(True)
+        self._protocol = self.selected_subprotocol
         self._heard_at = self._loop.time()
         try:
             self._channels, self._connection = await self.services.gateway.connect(
@@ -106,10 +108,14 @@ class ChannelsHandler(JupyterClient, WebSocketHandler):
         self._received += 1
         if self._received % TURN == 0:
             await asyncio.sleep(0)  # others get their turn
+        self._is_taking = True  # until there is room, no pong is read either
         try:
-            await self._channels.take(self._connection, read(message, self.selected_subprotocol))
+            await self._channels.take(self._connection, read(message, self._protocol))
         except BadMessage as error:
             self._refuse(error)
+        finally:
+            self._is_taking = False
+            self._heard_at = self._loop.time()
 
     def on_pong(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
@@ -139,7 +145,7 @@ class ChannelsHandler(JupyterClient, WebSocketHandler):
             message = connection.take()
             if message is None:
                 break
-            self._send(write(*message, self.selected_subprotocol))
+            self._send(write(*message, self._protocol))
         if connection.unread:
             self._ask_soon()
 
@@ -176,7 +182,8 @@ class ChannelsHandler(JupyterClient, WebSocketHandler):
 
     def _look(self) -> None:
         """End the connection to a client that gives no sign of life."""
-        if self._loop.time() - self._heard_at > self.services.web_sockets.timeout_seconds:
+        silence = self._loop.time() - self._heard_at
+        if silence > self.services.web_sockets.timeout_seconds and not self._is_taking:
             self.close(POLICY_VIOLATION, "no answer to a ping")
             return
         self._life = self._loop.call_later(self.services.web_sockets.ping_seconds, self._look)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -129,6 +129,7 @@ def _cut(frame: bytes, offsets: Sequence[int]) -> list[bytes]:
 
 
 def _checked(message: ClientMessage) -> ClientMessage:
+    """Return the message with a header that every kernel can read. Raises `BadMessage`."""
     if message.channel not in CLIENT_CHANNELS:
         raise BadMessage(f"one of {', '.join(sorted(CLIENT_CHANNELS))} is expected as the channel")
     for part in (message.header, message.parent_header, message.metadata, message.content):
@@ -137,7 +138,8 @@ def _checked(message: ClientMessage) -> ClientMessage:
         value = message.header.get(name)
         if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS:
             raise BadMessage(f"a text of 1 to {MAX_ID_CHARS} characters is expected as {name} in the header")
-    return message
+    given = {name: value for name, value in message.header.items() if isinstance(value, str)}
+    return replace(message, header={"session": "", "username": "", **given})
 
 
 def _check_depth(value: object, depth: int = 0) -> None:
