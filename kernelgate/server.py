@@ -218,6 +218,7 @@ class Server(LoggingConfigurable):
             notebooks=self.notebooks,
             cors=self.cors,
             web_sockets=self.web_sockets,
+            log=self.log,
             started=datetime.now(UTC).isoformat(),
             max_body_bytes=self.max_request_mb << 20,
             keepalive_seconds=self.keepalive_seconds,

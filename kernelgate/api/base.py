@@ -6,9 +6,9 @@ import json
 import re
 import secrets
 from dataclasses import dataclass
+from logging import Logger
 from typing import Any
 
-from tornado.log import app_log
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from kernelgate.api.parse import parse_user
@@ -44,6 +44,7 @@ class Services:
     notebooks: Notebooks
     cors: Cors
     web_sockets: WebSockets
+    log: Logger
     started: str
     """When the server was started, in ISO 8601."""
     max_body_bytes: int
@@ -131,7 +132,9 @@ class GateHandler(RequestHandler):
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log what is no answer to a client, without the query: a key may be in it."""
         if not isinstance(value, GateError | HTTPError):
-            app_log.error("%s %s failed", self.request.method, self.request.path, exc_info=(typ, value, tb))
+            self.services.log.error(
+                "%s %s failed", self.request.method, self.request.path, exc_info=(typ, value, tb)
+            )
 
 
 class BodyHandler(GateHandler):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
+from logging import Logger
 from typing import Any
 
-from tornado.log import app_log
 from tornado.web import Application, RequestHandler
 
 from kernelgate.api.base import NotFoundHandler, Services
@@ -73,12 +75,12 @@ PREFIX = r"(?:/v1)?/*"
 """Some clients put ``/v1`` before the route, with one slash more than there should be."""
 
 
-def log_request(handler: RequestHandler) -> None:
+def log_request(log: Logger, handler: RequestHandler) -> None:
     """Log a request that failed, without its query: a key may be in it."""
     status, request = handler.get_status(), handler.request
     if status >= 400:
-        log = app_log.error if status >= 500 else app_log.info
-        log("%d %s %s %.1f ms", status, request.method, request.path, 1000 * request.request_time())
+        level = logging.ERROR if status >= 500 else logging.DEBUG
+        log.log(level, "%d %s %s %.1f ms", status, request.method, request.path, 1000 * request.request_time())
 
 
 def application(services: Services, **settings: Any) -> Application:
@@ -87,7 +89,7 @@ def application(services: Services, **settings: Any) -> Application:
     handlers = [(PREFIX + route + r"/?", handler, arguments) for route, handler in ROUTES]
     handlers += [(route + r"/?", handler, arguments) for route, handler in JUPYTER_ROUTES]
     settings["websocket_max_message_size"] = services.web_sockets.max_message_mb << 20
-    settings["log_function"] = log_request
+    settings["log_function"] = partial(log_request, services.log)
     return Application(
         handlers,
         default_handler_class=NotFoundHandler,

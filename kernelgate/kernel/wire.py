@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from kernelgate.kernel.messages import MAX_FRAMES, BadMessage, read_object
+from kernelgate.kernel.messages import MAX_FRAMES, PROTOCOL_VERSION, BadMessage, read_object
 
 V1 = "v1.kernel.websocket.jupyter.org"
 CLIENT_CHANNELS = frozenset({"shell", "control", "stdin"})
@@ -30,6 +31,7 @@ PARTS = ("header", "parent_header", "metadata", "content")
 """What of a message is JSON. Buffers follow."""
 
 TEXT_PARTS = len(PARTS)
+HEADER_FIELDS = ("msg_id", "msg_type", "session", "username", "subshell_id")
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,6 @@ def _cut(frame: bytes, offsets: Sequence[int]) -> list[bytes]:
 
 
 def _checked(message: ClientMessage) -> ClientMessage:
-    """Return the message with a header that every kernel can read. Raises `BadMessage`."""
     if message.channel not in CLIENT_CHANNELS:
         raise BadMessage(f"one of {', '.join(sorted(CLIENT_CHANNELS))} is expected as the channel")
     for part in (message.header, message.parent_header, message.metadata, message.content):
@@ -138,8 +139,14 @@ def _checked(message: ClientMessage) -> ClientMessage:
         value = message.header.get(name)
         if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS:
             raise BadMessage(f"a text of 1 to {MAX_ID_CHARS} characters is expected as {name} in the header")
-    given = {name: value for name, value in message.header.items() if isinstance(value, str)}
-    return replace(message, header={"session": "", "username": "", **given})
+    return message
+
+
+def plain_header(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return a client's header as every kernel can read it: the client says who it is, the rest is ours."""
+    known = {name: given[name] for name in HEADER_FIELDS if isinstance(given.get(name), str)}
+    own = {"session": "", "username": "", **{name: value[:MAX_ID_CHARS] for name, value in known.items()}}
+    return {**own, "date": datetime.now(UTC).isoformat(), "version": PROTOCOL_VERSION}
 
 
 def _check_depth(value: object, depth: int = 0) -> None:

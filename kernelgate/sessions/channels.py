@@ -20,7 +20,7 @@ from kernelgate.kernel.client import Cell
 from kernelgate.kernel.frontends import Connection, Frontends, checked_parts, message_parts
 from kernelgate.kernel.hub import OWN_MESSAGES, Kernel
 from kernelgate.kernel.messages import BadMessage, Message, to_json
-from kernelgate.kernel.wire import ClientMessage
+from kernelgate.kernel.wire import ClientMessage, plain_header
 from kernelgate.languages import Language
 from kernelgate.sessions.control import Control
 from kernelgate.sessions.execute import Done, ExecRequest, Executor
@@ -97,7 +97,8 @@ class Channels:
         if message.channel == "stdin" and message.size > MAX_ANSWER_BYTES:
             raise BadMessage(f"an input of at most {MAX_ANSWER_BYTES} bytes is expected")
         metadata = {name: value for name, value in message.metadata.items() if name != "kernelgate"}
-        asked = Asked(replace(message, metadata=metadata), connection.name)
+        message = replace(message, header=plain_header(message.header), metadata=metadata)
+        asked = Asked(message, connection.name)
         if message.msg_type == "kernel_info_request" and message.channel != "stdin" and self._tell_info(asked):
             return
         if message.channel == "shell" and not message.header.get("subshell_id"):
