@@ -106,10 +106,10 @@ async function requests(kernel) {
 
 export async function many_outputs(gate) {
   const { kernel } = await gate.start();
-  const run = new Run(kernel, 'for i in range(1000):\n    display(i)');
+  const run = new Run(kernel, 'for i in range(600):\n    display(i)');
   assert.equal((await run.reply()).status, 'ok');
   const shown = run.outputs.map(output => output.data['text/plain']);
-  assert.deepEqual(shown, Array.from({ length: 1000 }, (_, index) => String(index)));
+  assert.deepEqual(shown, Array.from({ length: 600 }, (_, index) => String(index)));
 }
 
 const ECHO = `
@@ -215,13 +215,13 @@ export async function death(gate) {
   const statuses = [];
   kernel.statusChanged.connect((_, status) => statuses.push(status));
   const run = new Run(kernel, 'import os\nos._exit(3)');
-  await until(() => run.kinds.includes('error'), 'error');
+  const reply = await run.reply();
+  assert.deepEqual([reply.status, reply.ename], ['error', 'KernelDied']);
   assert.equal(run.outputs.at(-1).ename, 'KernelDied');
-  await until(() => statuses.includes('restarting') || statuses.includes('autorestarting'), 'restart');
-  await until(() => kernel.connectionStatus === 'connected' && kernel.status === 'idle', 'idle kernel');
+  await until(() => statuses.includes('autorestarting') && statuses.at(-1) === 'idle', 'end of the restart');
   assert.equal(await printed(kernel, 'print(x + 1)'), '42\n');
-  assert.ok(gate.sockets.length <= 2, `${gate.sockets.length} sockets: ${statuses}`);
-  assert.equal(statuses.filter(status => status.endsWith('restarting')).length, 1);
+  assert.equal(statuses.filter(status => status === 'autorestarting').length, 1);
+  assert.equal(gate.sockets.length, 2);
 }
 
 export async function input(gate) {
