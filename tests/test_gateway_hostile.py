@@ -15,6 +15,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ FOREIGN: list[tuple[str, str, Json | None]] = [
 
 @pytest.mark.parametrize("who", ["another key", "another user", "the same key without a user"])
 def test_what_is_anothers_is_not_there(server: Server, who: str) -> None:
-    """Every route that takes an id, and the WebSocket: 404 as for an id that does not exist, and nothing happens."""
+    """Every route that takes an id, and the WebSocket: 404 as for an id that is none, and nothing happens."""
     owner = server.client().as_user("ada")
     kernel_id = start_kernel(owner)
     stranger = {
@@ -546,7 +547,7 @@ FLOODS: dict[str, Callable[[], bytes]] = {
 def test_a_flood_of_requests_harms_only_who_sent_it(
     server: Server, client: Client, own_kernel: str, ws: KernelSocket, what: str
 ) -> None:
-    """100,000 requests whose answers nobody reads: memory is bounded, others are answered, the kernel works after."""
+    """100,000 requests whose answers nobody reads: memory is bounded, others get answers, the kernel works after."""
     before = forget_peak(server)
     with KernelSocket(client, own_kernel) as hostile:
         sent = flood(hostile, FLOODS[what], 100_000)
@@ -825,13 +826,14 @@ def header(msg_type, **more):
 
 parents = [b"{}", json.dumps(PARENT).encode(), b'{"msg_id": "kernelgate"}']
 contents = [
-    b"{}", b"[]", b"", b"nothing", b'{"text": NaN}', b'{"a":' * 5000, b'\\xef\\xbb\\xbf{}', '{"text":"x"}'.encode("utf-16-le"),
-    '{"text":"x"}'.encode("utf-16"), b'{}}{"a":{}', b'{"text":"x"},"channel":"shell","content":{}', b'{"text":"\\xff"}',
-    b'{"execution_state": "dead"}', b'{"execution_state": ["idle"]}', b'{"comm_id": {}}', b'{"text": 5, "name": []}',
+    b"{}", b"[]", b"", b"nothing", b'{"text": NaN}', b'{"a":' * 5000, b'\\xef\\xbb\\xbf{}',
+    '{"text":"x"}'.encode("utf-16-le"), '{"text":"x"}'.encode("utf-16"), b'{}}{"a":{}',
+    b'{"text":"x"},"channel":"shell","content":{}', b'{"text":"\\xff"}', b'{"execution_state": "dead"}',
+    b'{"execution_state": ["idle"]}', b'{"comm_id": {}}', b'{"text": 5, "name": []}',
 ]
 for parent in parents:
     for content in contents:
-        for msg_type in ("stream", "status", "comm_open", "comm_close", "execute_reply", "input_request", "shutdown_reply"):
+        for msg_type in "stream status comm_open comm_close execute_reply input_request shutdown_reply".split():
             raw(iopub, b"<IDS|MSG>", b"", header(msg_type), parent, b"{}", content)
             raw(kernel.shell_stream if hasattr(kernel, "shell_stream") and kernel.shell_stream else iopub,
                 b"<IDS|MSG>", b"", header(msg_type), parent, b"{}", content)
@@ -878,7 +880,8 @@ def test_a_message_of_very_many_parts_takes_no_memory(server: Server, client: Cl
         "    raw = zmq.Context.instance().socket(zmq.PUB)\n"
         "    import json\n"
         "    real = kernel.iopub_thread.socket\n"
-        "    parts = [b't', b'<IDS|MSG>', b'', b'{\"msg_id\":\"a\",\"msg_type\":\"stream\"}', b'{}', b'{}', b'{}']\n"
+        '    head = b\'{"msg_id":"a","msg_type":"stream"}\'\n'
+        "    parts = [b't', b'<IDS|MSG>', b'', head, b'{}', b'{}', b'{}']\n"
         "    kernel.iopub_thread.schedule(lambda: real.send_multipart(parts + [part] * 50, copy=False))\n"
         "finally:\n"
         "    raw.close()\n"
@@ -1092,6 +1095,10 @@ def test_restarts_executions_interrupts_and_a_delete_at_once_end_well(server: Se
 # ---- ends that nobody asked for
 
 
+def is_dormant(client: Client, session_id: str) -> bool:
+    return bool(client.session(session_id)["state"] == "dormant")
+
+
 def test_kernels_that_idle_or_hang_are_ended_and_their_sessions_go_on(servers: Servers) -> None:
     """CULL_IDLE_TIMEOUT with CULL_CONNECTED and CULL_BUSY."""
     for server in run_server(servers, CULLED):
@@ -1099,7 +1106,7 @@ def test_kernels_that_idle_or_hang_are_ended_and_their_sessions_go_on(servers: S
         kernel_id = start_kernel(client)
         with KernelSocket(client, kernel_id) as ws:
             ws.run("x = 41")
-            wait_for(lambda: client.session(kernel_id)["state"] == "dormant", 15)
+            wait_for(partial(is_dormant, client, kernel_id), 15)
             assert ws.run("print(x + 1)").stdout == "42\n"
             noisy = ws.execute("import time\nfor n in range(8): time.sleep(0.5); print(n, flush=True)")
             assert ws.collect(noisy).status == "ok"
