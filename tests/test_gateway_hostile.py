@@ -547,7 +547,7 @@ FLOODS: dict[str, Callable[[], bytes]] = {
 def test_a_flood_of_requests_harms_only_who_sent_it(
     server: Server, client: Client, own_kernel: str, ws: KernelSocket, what: str
 ) -> None:
-    """100,000 requests whose answers nobody reads: memory is bounded, others get answers, the kernel works after."""
+    """100,000 requests whose answers nobody reads: memory is bounded, others are served, the kernel lives."""
     before = forget_peak(server)
     with KernelSocket(client, own_kernel) as hostile:
         sent = flood(hostile, FLOODS[what], 100_000)
