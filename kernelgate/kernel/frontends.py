@@ -7,7 +7,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from traitlets import Float, Int
 from traitlets.config import LoggingConfigurable
@@ -16,6 +16,7 @@ from kernelgate.kernel.hub import OWN_MESSAGES, Kernel
 from kernelgate.kernel.journal import Budget, Journal
 from kernelgate.kernel.messages import BadMessage, Message, new_header, to_json
 from kernelgate.kernel.rates import Rates
+from kernelgate.kernel.wire import ClientMessage
 
 STALL_SECONDS = 5.0
 """Seconds without progress after which nobody waits for a client any more."""
@@ -80,6 +81,16 @@ class WebSockets(LoggingConfigurable):
     timeout_seconds = Float(
         60.0, min=0.2, help="Seconds without a sign of life after which the connection to a client is ended."
     ).tag(config=True, env="WEBSOCKET_TIMEOUT_SECONDS", group="Jupyter")
+
+
+class Handed(NamedTuple):
+    """A message that a kernel was sent: its bytes, and the subshell that it is for."""
+
+    size: int
+    subshell_id: str
+
+
+NOTHING = Handed(0, "")
 
 
 class Frontend:
@@ -180,7 +191,9 @@ class Frontends:
         """The parent header of the kernel's last status, when that was busy."""
         self.comms: set[str] = set()
         self._asked: OrderedDict[str, str] = OrderedDict()
-        self._handed: dict[str, int] = {}
+        self._handed: dict[str, Handed] = {}
+        self._ending: dict[str, str] = {}
+        """Subshells that are about to be deleted, by the id of the request."""
         self._handed_bytes = 0
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -275,6 +288,7 @@ class Frontends:
             return
         self._kernel = kernel
         self._take_back(*self._handed)
+        self._ending.clear()
         self.comms.clear()
         kernel.subscribe(self._on_iopub)
         kernel.on_other = self._on_reply
@@ -295,21 +309,24 @@ class Frontends:
         if len(self._asked) > MAX_ASKED:
             self._asked.popitem(last=False)
 
-    async def hand(self, msg_id: str, size: int) -> None:
-        """Count a message of ``size`` bytes that is about to be sent to the kernel, until it has been done.
+    async def hand(self, message: ClientMessage) -> None:
+        """Count a message that is about to be sent to the kernel, until it has been done.
 
         Waits while the kernel has too much of that sort.
         """
         await self._has_room.wait()
-        self._handed[msg_id] = self._handed.get(msg_id, 0) + size
-        self._handed_bytes += size
+        self._take_back(message.msg_id)
+        self._handed[message.msg_id] = Handed(message.size, message.header.get("subshell_id", ""))
+        self._handed_bytes += message.size
+        if message.msg_type == "delete_subshell_request" and len(self._ending) < MAX_ASKED:
+            self._ending[message.msg_id] = str(message.content.get("subshell_id"))
         if self._handed_bytes > HANDED_BYTES or len(self._handed) > HANDED_MESSAGES:
             self._has_room.clear()
 
     def _take_back(self, *msg_ids: str) -> None:
         """Count messages no more that the kernel has done with."""
         for msg_id in msg_ids:
-            self._handed_bytes -= self._handed.pop(msg_id, 0)
+            self._handed_bytes -= self._handed.pop(msg_id, NOTHING).size
         if self._handed_bytes <= HANDED_BYTES and len(self._handed) <= HANDED_MESSAGES:
             self._has_room.set()
 
@@ -375,6 +392,9 @@ class Frontends:
             parts = checked_parts(message)
         except BadMessage:
             return
+        ended = self._ending.pop(message.parent_id, None)
+        if ended is not None:  # of what a subshell had not done it never says that it has
+            self._take_back(*(each for each, handed in self._handed.items() if handed.subshell_id == ended))
         name = self._asked.get(message.parent_id)
         if name is not None:
             self.publish(channel, parts, name)

@@ -253,7 +253,7 @@ class Channels:
         if message.msg_type == "kernel_info_request" and self._tell_info(asked):
             return
         self.frontends.expect(message.msg_id, asked.name)
-        await self.frontends.hand(message.msg_id, message.size)
+        await self.frontends.hand(message)
         await hand_over(kernel, message)
 
     async def _kernel(self) -> Kernel:
