@@ -70,7 +70,7 @@ class Message:
     @property
     def state(self) -> str:
         """The execution state that a ``status`` tells, of other messages nothing."""
-        return str(self.content["execution_state"]) if self.type == "status" else ""
+        return str(self.content.get("execution_state", "")) if self.type == "status" else ""
 
     @property
     def label(self) -> str:

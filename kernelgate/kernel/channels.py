@@ -11,6 +11,9 @@ import zmq
 from kernelgate.errors import Unavailable
 
 MAX_SOCKETS = 65_536
+MAX_PARTS = 300
+"""Frames of a message; one that has as many is not taken."""
+
 TURN = 200
 """Messages taken from one socket before others get their turn."""
 
@@ -47,6 +50,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._on_frames = on_frames
         self._drain_scheduled = False
+        self._max_message_bytes = max_message_bytes
         self.paused = False
         self._socket = socket = context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
@@ -108,8 +112,21 @@ class Channel:
             if self._socket.closed or self.paused:
                 return
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                frames = self._receive()
             except zmq.Again:
                 return
-            self._on_frames(frames)
+            if frames:
+                self._on_frames(frames)
         self._schedule_drain()
+
+    def _receive(self) -> list[bytes]:
+        """Return a message, empty when it has more parts or bytes than any that is taken. Raises `zmq.Again`."""
+        frames, size = [self._socket.recv(zmq.NOBLOCK)], 0
+        while self._socket.getsockopt(zmq.RCVMORE):
+            frame = self._socket.recv(zmq.NOBLOCK)
+            size += len(frame)
+            if len(frames) < MAX_PARTS and size <= self._max_message_bytes:
+                frames.append(frame)
+            else:
+                frames = [b""] * MAX_PARTS  # nothing of it is kept
+        return frames if len(frames) < MAX_PARTS else []

@@ -103,6 +103,8 @@ class Result:
     """Why there is no snapshot, though one was asked for; empty also when a failed cell was not to be saved."""
     reply: Message | None = None
     """What the kernel replied, if it did."""
+    idle: bool = True
+    """Whether the kernel said that it has done with the request."""
 
 
 class _Run:
@@ -249,6 +251,7 @@ async def execute(kernel: Kernel, execution: Execution) -> Result:
         snapshot=snapshot,
         save_error=run.inbox.error if run.inbox is not None else "",
         reply=run.message,
+        idle=run.fold.idle,
     )
 
 

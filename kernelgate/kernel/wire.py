@@ -144,7 +144,7 @@ def _checked(message: ClientMessage) -> ClientMessage:
 
 def plain_header(given: Mapping[str, Any]) -> dict[str, str]:
     """Return a client's header as every kernel can read it: the client says who it is, the rest is ours."""
-    known = {name: given[name] for name in HEADER_FIELDS if isinstance(given.get(name), str)}
+    known = {name: given[name] for name in HEADER_FIELDS if isinstance(given.get(name), str) and given[name]}
     own = {"session": "", "username": "", **{name: value[:MAX_ID_CHARS] for name, value in known.items()}}
     return {**own, "date": datetime.now(UTC).isoformat(), "version": PROTOCOL_VERSION}
 

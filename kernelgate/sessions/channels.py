@@ -90,8 +90,8 @@ class Channels:
 
     async def take(self, connection: Connection, message: ClientMessage) -> None:
         """Take a client's message; returns when there is room for another. Raises `BadMessage`."""
-        if self.frontends.closed:
-            return
+        if self.frontends.closed or self._is_under_way(message.msg_id):
+            return  # the answers to an id that is taken would go to somebody else
         if message.msg_type.startswith(OWN_MESSAGES):
             raise BadMessage(f"{message.msg_type} is no message for clients to send")
         if message.channel == "stdin" and message.size > MAX_ANSWER_BYTES:
@@ -108,6 +108,10 @@ class Channels:
             self._passing += message.size + PASSING_OVERHEAD
             if self._passing > QUEUE_BYTES:
                 await asyncio.wait({work})
+
+    def _is_under_way(self, msg_id: str) -> bool:
+        session = self._parts.sessions.find(self._owner, self._session_id)
+        return session is not None and session.kernel is not None and session.kernel.is_asked(msg_id)
 
     async def _enqueue(self, asked: Asked) -> None:
         self._queue.append(asked)
@@ -200,6 +204,8 @@ class Channels:
         except BadMessage:
             parts = None
         if parts is not None:
+            if not result.idle:
+                self.frontends.status("idle", asked.parent)
             self.frontends.publish("shell", [*parts[:2], metadata, *parts[3:]], asked.name)
         else:
             name = "KernelDied" if result.kernel_lost else "KeyboardInterrupt"

@@ -66,6 +66,8 @@ class Control:
                 stored = await self._state.commit(held, session.record, ready.kernel, session.has, run)
             except (StoreError, LeaseLost, BlobsMissing) as error:
                 await self._sessions.drop_kernel(session)
+                if session.deleted:
+                    raise SessionNotFound(f"session {session_id!r} was deleted") from error
                 raise Unavailable(f"the restart could not be stored: {error}") from error
             session.record, session.has, session.is_whole = stored.record, stored.has, True
             self._sessions.mark(session, busy=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import string
 import time
@@ -14,7 +15,7 @@ from traitlets import Int
 from traitlets.config import LoggingConfigurable
 
 from kernelgate.auth import Owner
-from kernelgate.errors import GateError, SessionNotFound, StateRefused
+from kernelgate.errors import GateError, LeaseLost, SessionInUse, SessionNotFound, StateRefused
 from kernelgate.kernel.background import Background
 from kernelgate.kernel.client import Execution, Status, execute
 from kernelgate.kernel.hub import Kernel
@@ -29,6 +30,7 @@ from kernelgate.sessions.vault import Held, Vault
 
 ALPHABET = string.ascii_letters + string.digits
 SWEEP_SECONDS = 1.0
+DELETE_TRIES = 10
 ENVIRONMENT_SECONDS = 10.0
 HOLD_SECONDS = 20.0
 """How long what is not an execution waits for another server that uses the session."""
@@ -101,6 +103,13 @@ class Sessions(LoggingConfigurable):
 
     async def delete(self, owner: Owner, session_id: str) -> None:
         """End the session and its kernel, even while it runs code. Raises `SessionNotFound`, `StoreError`."""
+        for _ in range(DELETE_TRIES):
+            with contextlib.suppress(LeaseLost):  # an execution that waited has taken it up
+                await self._delete(owner, session_id)
+                return
+        raise SessionInUse("the session is used all the time: try again later")
+
+    async def _delete(self, owner: Owner, session_id: str) -> None:
         session = self.find(owner, session_id)
         async with self._vault.hold(Vault.key(owner, session_id), HOLD_SECONDS, to_remove=True) as held:
             if held.record is None and not held.refused and session is None:
