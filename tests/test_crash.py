@@ -29,7 +29,7 @@ from tests.server import Json, Server, Servers, containers_below, in_background,
 from tests.services import MinioServer, RedisServer, Service
 from tests.test_outage import QUICK_MINIO, minio_settings, redis_settings
 
-ROUNDS = int(os.environ.get("KERNELGATE_CRASH_ROUNDS", "25"))
+ROUNDS = int(os.environ.get("KERNELGATE_CRASH_ROUNDS", "6"))
 SEED = int(os.environ.get("KERNELGATE_CRASH_SEED", "20"))
 ALL_ROUNDS = 60.0 + 10.0 * ROUNDS
 """Seconds for a whole run; most of them are not needed."""
