@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kernelgate.containers.engine import GONE, Exit
-from kernelgate.kernel.client import Status, _exit_code, _verdict
+from kernelgate.kernel.client import UNANSWERED, Status, _exit_code, _verdict
 from kernelgate.kernel.outputs import Folded
 
 OK = {"status": "ok"}
@@ -32,6 +32,20 @@ VERDICTS: dict[str, tuple[Folded, dict[str, Any] | None, Exit | None, bool, tupl
     "an aborted request": (QUIET, ABORTED, None, False, (Status.ERROR, 1, "")),
     "a reply without a status": (QUIET, {}, None, False, (Status.ERROR, 1, "")),
     "a reply with a status that is none": (QUIET, {"status": ["ok"]}, None, False, (Status.ERROR, 1, "")),
+    "interrupted without a reply": (
+        QUIET,
+        UNANSWERED,
+        None,
+        False,
+        (Status.ERROR, 1, "The kernel was interrupted"),
+    ),
+    "interrupted and told so without a reply": (
+        raised("KeyboardInterrupt"),
+        UNANSWERED,
+        None,
+        False,
+        (Status.ERROR, 1, ""),
+    ),
     "no reply": (QUIET, None, None, False, (Status.ERROR, 1, "")),
     "exit 0": (raised("SystemExit", "0"), FAILED, None, False, (Status.OK, 0, "")),
     "exit 3": (raised("SystemExit", "3"), FAILED, None, False, (Status.ERROR, 3, "")),

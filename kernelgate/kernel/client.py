@@ -38,6 +38,9 @@ SAVE_GRACE = 3.0
 IDLE_WAIT_MOST = 20.0
 LISTEN_AGAIN = 2.0
 
+UNANSWERED = {"status": "error"}
+"""Stands for the reply of a kernel that was interrupted at a bad moment and sent none."""
+
 EXIT_NUMBER = re.compile(r"-?[0-9]{1,12}")
 
 
@@ -127,6 +130,9 @@ class _Run:
         self._timer: asyncio.TimerHandle | None = None
         self._interrupts = kernel.interrupts
         cell = execution.cell
+        self._hurries = cell is None and not execution.silent
+        if self._hurries:
+            kernel.hurry(True)
         self.request = kernel.send(
             "shell",
             "execute_request",
@@ -143,6 +149,8 @@ class _Run:
         if self._timer is not None:
             self._timer.cancel()
         self._kernel.forget(self.request)
+        if self._hurries:
+            self._kernel.hurry(False)
 
     def _on_output(self, message: Message) -> None:
         self._last_output = self._loop.time()
@@ -193,7 +201,7 @@ class _Run:
         """Give up on a reply: a kernel sends it before it is idle. Interrupted at a bad moment it sends none."""
         self._timer = None
         if self._is_unanswered:
-            self.reply = {"status": "error"}
+            self.reply = UNANSWERED
             if self.inbox is not None:
                 self.inbox.fail("the kernel was interrupted and did not reply")
             self._finish()
@@ -329,7 +337,7 @@ def _verdict(
         )
     if output.error is None and (reply or {}).get("status") == "ok":
         return Status.OK, 0, ""
-    if output.error is None and reply is not None and "ename" not in reply:
+    if output.error is None and reply is UNANSWERED:
         return Status.ERROR, 1, "The kernel was interrupted"
     exit_code = _exit_code(output.error or {})
     return (Status.OK if exit_code == 0 else Status.ERROR), exit_code, ""

@@ -80,6 +80,7 @@ class Kernel(LoggingConfigurable):
         self.info: dict[str, Any] = {}
         """The content of the last ``kernel_info_reply`` to `wait_ready`."""
         self.on_other: Replies | None = None
+        self._in_a_hurry = 0
         self.interrupts = 0
         """How many times it was asked to interrupt what it runs."""
         self.closed = False
@@ -184,8 +185,14 @@ class Kernel(LoggingConfigurable):
         return True
 
     def pause(self, paused: bool) -> None:
-        """Leave the kernel's output where it is, in its container, or read on."""
-        self._channel("iopub").pause(paused)
+        """Leave the kernel's output where it is, in its container, unless somebody is in a hurry; or read on."""
+        self._channel("iopub").pause(paused and not self._in_a_hurry)
+
+    def hurry(self, more: bool) -> None:
+        """Somebody waits for all of the output, or has it: no other client is waited for meanwhile."""
+        self._in_a_hurry += 1 if more else -1
+        if self._in_a_hurry and self.alive:
+            self.pause(False)
 
     @property
     def paused(self) -> bool:
