@@ -12,6 +12,7 @@
     │   └── VariableNotFound       404 variable_not_found
     ├── MethodNotAllowed           405 method_not_allowed
     ├── Conflict                   409 conflict             the session is not in a state that allows it
+    │   └── Aborted                409 aborted              the session was restarted or ended before the code ran
     ├── KernelLimit                403 kernel_limit         there are as many kernels as there may be
     ├── BadOrigin                  403 bad_origin           a web page of another site asks
     ├── RateLimited                429 rate_limited         (has retry_after_seconds)
@@ -119,6 +120,12 @@ class Conflict(GateError):
 
     status = 409
     code = "conflict"
+
+
+class Aborted(Conflict):
+    """The session was restarted or shut down before the code ran."""
+
+    code = "aborted"
 
 
 class KernelLimit(GateError):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import cast
+
 import pytest
 
 from kernelgate.auth import Owner
 from kernelgate.kernel.frontends import Connection, Frontends, ReplaySettings
+from kernelgate.kernel.hub import Kernel
+from kernelgate.kernel.wire import ClientMessage
 from kernelgate.languages import PYTHON
 from kernelgate.sessions.culling import Culling
 from kernelgate.sessions.session import Session
@@ -13,19 +18,28 @@ from kernelgate.sessions.session import Session
 NOW = 1_000_000.0
 
 
-def session(idle: float = 0.0, age: float = 0.0) -> Session:
-    """A session that was last used ``idle`` seconds ago, with a kernel that is ``age`` seconds old."""
+class Heard:
+    """All that is asked of a kernel here: when it was last heard of."""
+
+    def __init__(self, heard_at: float) -> None:
+        self.heard_at = heard_at
+
+
+def session(idle: float = 0.0, age: float = 0.0, heard: float = NOW) -> Session:
+    """A session that was last used ``idle`` seconds ago.
+
+    It has a kernel that is ``age`` seconds old and was last heard of ``heard`` seconds ago.
+    """
     made = Session(Owner("ann"), "a", PYTHON)
     made.used_at, made.kernel_since = NOW - idle, NOW - max(age, idle)
+    made.kernel = cast(Kernel, Heard(NOW - heard))
     return made
 
 
-def watch(watched: Session, heard: float | None = None) -> Connection:
-    """Have a client look on; its kernel was last heard of ``heard`` seconds ago."""
+def watch(watched: Session) -> Connection:
+    """Have a client look on."""
     settings = ReplaySettings()
     watched.frontends = Frontends(settings, settings.budget())
-    if heard is not None:
-        watched.frontends.heard_at = NOW - heard
     return watched.frontends.connect("client", lambda: None, lambda: None)
 
 
@@ -57,10 +71,31 @@ def test_a_kernel_with_more_than_is_stored_is_kept_while_a_client_looks_on(keeps
 
 
 def test_what_a_kernel_says_counts_as_use() -> None:
-    watched = session(idle=400)
-    watch(watched, heard=10)
-    assert not Culling().is_due(watched, NOW)
-    assert not Culling(cull_idle_timeout=300, cull_connected=True, cull_busy=True).is_stuck(watched, NOW)
+    for is_watched in (False, True):
+        used = session(idle=400, heard=10)
+        if is_watched:
+            watch(used)
+        assert not Culling().is_due(used, NOW)
+        assert not Culling(cull_idle_timeout=300, cull_connected=True, cull_busy=True).is_stuck(used, NOW)
+
+
+async def hand(watched: Session) -> None:
+    """Send the session's kernel something that it has not done with."""
+    header = {"msg_id": "request", "msg_type": "execute_request", "subshell_id": "one"}
+    assert watched.frontends is not None
+    await watched.frontends.hand(ClientMessage("shell", header, {}))
+
+
+@pytest.mark.parametrize("cull_busy", [False, True])
+def test_a_kernel_that_works_for_a_client_is_kept_unless_silent_work_is_culled(cull_busy: bool) -> None:
+    watched = session(idle=1001)
+    watch(watched)
+    asyncio.run(hand(watched))
+    assert watched.has_work
+    assert (
+        Culling(cull_idle_timeout=1000, cull_connected=True, cull_busy=cull_busy).is_due(watched, NOW) is cull_busy
+    )
+    assert not Culling(cull_busy=cull_busy).is_due(watched, NOW)
 
 
 @pytest.mark.parametrize("connected", [False, True])

@@ -23,6 +23,7 @@ TREE: dict[str, tuple[str, int, str]] = {
     "VariableNotFound": ("NotFound", 404, "variable_not_found"),
     "MethodNotAllowed": ("GateError", 405, "method_not_allowed"),
     "Conflict": ("GateError", 409, "conflict"),
+    "Aborted": ("Conflict", 409, "aborted"),
     "KernelLimit": ("GateError", 403, "kernel_limit"),
     "BadOrigin": ("GateError", 403, "bad_origin"),
     "RateLimited": ("GateError", 429, "rate_limited"),

@@ -64,9 +64,9 @@ def kernels(client: Client) -> list[Json]:
     return list(answer.json())
 
 
-def wait_busy(client: Client) -> None:
-    """Wait until the one kernel executes."""
-    wait_for(lambda: [one["execution_state"] for one in kernels(client)] == ["busy"])
+def wait_until(client: Client, state: str) -> None:
+    """Wait until the one kernel is in a state: ``busy`` while it executes, and until that is stored; else ``idle``."""
+    wait_for(lambda: [one["execution_state"] for one in kernels(client)] == [state])
 
 
 # ---- jupyter_kernel_client
@@ -98,8 +98,9 @@ def test_jupyter_kernel_client_executes(rest: Client) -> None:
 def test_jupyter_kernel_client_interrupts_and_restarts(rest: Client) -> None:
     with kernel_client(rest) as kernel:
         kernel.execute("x = 41")
+        wait_until(rest, "idle")
         sleeping = in_background(kernel.execute, "import time; time.sleep(60)", timeout=SECONDS)
-        wait_busy(rest)
+        wait_until(rest, "busy")
         kernel.interrupt()
         assert sleeping.result(SECONDS)["outputs"][0]["ename"] == "KeyboardInterrupt"
         assert text_of(kernel.execute("print(x)")) == "41\n"

@@ -41,7 +41,7 @@ WITH_KEY = EVERYWHERE | {"unauthorized", "invalid_request"}
 
 STORE = {"store_unavailable", "store_full", "session_in_use", "state_refused"}
 SESSION = WITH_KEY | STORE | {"session_not_found"}
-KERNEL = {"engine_unavailable", "kernel_start_failed", "shutting_down", "unavailable"}
+KERNEL = {"engine_unavailable", "kernel_start_failed", "shutting_down", "unavailable", "aborted"}
 RUN = SESSION | KERNEL | {"state_not_saved", "body_too_large", "rate_limited", "unsupported_language"}
 START = SESSION | KERNEL | {"body_too_large", "kernel_limit", "kernelspec_not_found", "conflict"}
 """What can come where a Jupyter client starts a kernel. The session may be deleted meanwhile."""

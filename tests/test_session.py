@@ -33,7 +33,8 @@ class FakeKernel:
     def __init__(self) -> None:
         self.id = "fake"
         self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self.closed = False
+        self.closed = self.is_ended = False
+        self.heard_at = 0.0
 
     @property
     def alive(self) -> bool:

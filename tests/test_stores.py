@@ -40,7 +40,7 @@ AnyStore = TypeVar("AnyStore", bound=BlobStore)
 MIB = 1 << 20
 WHOLE_TEST = 120.0
 BOUND = 15.0
-"""Seconds in which a store that does not work must have said so (its timeouts are a second here)."""
+"""Seconds in which a store that does not work must have said so."""
 
 LAG = 0.5
 """Seconds for which a store may hold the loop at most."""
@@ -663,7 +663,7 @@ def test_redis_that_hangs_is_told_in_time_and_a_commit_that_it_does_late_replace
     redis: RedisServer,
 ) -> None:
     async def scenario() -> None:
-        async with opened(redis_store(redis)) as store:
+        async with opened(redis_store(redis, socket_timeout=1, socket_connect_timeout=1)) as store:
             held = await lease(store)
             await store.commit(held, change(b"1", {"b/1": b"1"}))
             with redis.paused(), within(2 * BOUND):

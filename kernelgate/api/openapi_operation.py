@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernelgate.errors import (
+    Aborted,
     BodyTooLarge,
     EngineError,
     GateError,
@@ -32,7 +33,7 @@ Errors = list[type[GateError]]
 CALLER_ERRORS: Errors = [Unauthorized, InvalidRequest]
 STORE_ERRORS: Errors = [StoreError, StoreFull, SessionInUse, StateRefused]
 SESSION_ERRORS: Errors = [*CALLER_ERRORS, SessionNotFound, *STORE_ERRORS]
-KERNEL_ERRORS: Errors = [KernelStartError, EngineError, Unavailable, ShuttingDown]
+KERNEL_ERRORS: Errors = [KernelStartError, EngineError, Unavailable, ShuttingDown, Aborted]
 RUN_ERRORS: Errors = [
     *SESSION_ERRORS,
     *KERNEL_ERRORS,

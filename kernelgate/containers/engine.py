@@ -199,7 +199,8 @@ class ExitWatcher(threading.Thread):
             self._futures[container] = future
         future.add_done_callback(lambda _done: self._forget(container))
         self._connected.wait(RECONNECT_SECONDS)
-        self._settle([container])
+        with contextlib.suppress(*FAILURES):  # its end is an event too
+            self._settle([container])
         return future
 
     def run(self) -> None:
@@ -231,11 +232,9 @@ class ExitWatcher(threading.Thread):
                 self._settle([event["id"]])
 
     def _settle(self, containers: Iterable[str]) -> None:
+        """Look how containers are. When the engine does not say, `run` connects again and looks at all of them."""
         for container in containers:
-            try:
-                end = inspect_exit(self._api, container)
-            except FAILURES:
-                return
+            end = inspect_exit(self._api, container)
             if end is None:
                 continue
             with self._lock:

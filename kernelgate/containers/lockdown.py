@@ -64,6 +64,7 @@ ENVIRONMENT = {
     "MPLCONFIGDIR": "/tmp/.matplotlib",
     "MATPLOTLIBRC": "/opt/kernelgate/matplotlibrc",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",  # hashes that objects have kept, and the order of sets, stay right after a restore
     "OPENBLAS_NUM_THREADS": "2",
     "OMP_NUM_THREADS": "2",
 }

@@ -82,6 +82,8 @@ class Execution:
     """Called with the name and the data of each output as it comes."""
     on_input: Listener | None = None
     """Called with each question to the user."""
+    interrupted: bool = False
+    """Whether it was to be interrupted before it could begin."""
 
     def without_stdin(self) -> Execution:
         """Return the same where the code cannot ask the user anything."""
@@ -113,8 +115,9 @@ class Result:
 class _Run:
     """One execution under way.
 
-    ``replied`` completes when the code has ended, or the kernel; ``done`` when all that belongs to the execution
-    has come: its state, if that was asked for, and the idle status.
+    ``replied`` completes when the code has ended, or the kernel; ``saved`` when the kernel has come to the end of
+    its saving; ``done`` when all that belongs to the execution has come: its state, if that was asked for, and the
+    idle status, which comes behind all output.
     """
 
     def __init__(self, kernel: Kernel, execution: Execution) -> None:
@@ -125,14 +128,15 @@ class _Run:
         self.reply: dict[str, Any] | None = None
         self.message: Message | None = None
         self.replied: asyncio.Future[None] = self._loop.create_future()
+        self.saved: asyncio.Future[None] = self._loop.create_future()
         self.done: asyncio.Future[None] = self._loop.create_future()
         self._last_output = self._replied_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._interrupts = kernel.interrupts
+        self._interrupts_early = execution.interrupted
+        self._began = False
         cell = execution.cell
         self._hurries = cell is None and not execution.silent
-        if self._hurries:
-            kernel.hurry(True)
         self.request = kernel.send(
             "shell",
             "execute_request",
@@ -144,6 +148,8 @@ class _Run:
             header=cell.header if cell is not None else None,
         )
         self.request.reply.add_done_callback(self._on_reply)
+        if self._hurries:
+            kernel.hurry(True)
 
     def close(self) -> None:
         if self._timer is not None:
@@ -154,13 +160,23 @@ class _Run:
 
     def _on_output(self, message: Message) -> None:
         self._last_output = self._loop.time()
+        if not self._began:
+            self._begin()
         self.fold.add(message)
         self._await_idle()
+
+    def _begin(self) -> None:
+        """Interrupt again what was interrupted before the kernel began with it: that did not reach it."""
+        self._began = True
+        if self._interrupts_early or self._kernel.interrupts > self._interrupts:
+            self._kernel.interrupt()
 
     def _on_state(self, message: Message) -> None:
         if self.inbox is not None:
             self._last_output = self._loop.time()
             self.inbox.take(message)
+            if self.inbox.ended:
+                _complete(self.saved)
             self._await_idle()
 
     def _on_reply(self, future: asyncio.Future[Message]) -> None:
@@ -209,7 +225,7 @@ class _Run:
     def _check_idle(self) -> None:
         """Give up on what is missing when nothing comes any more: it went missing with other messages."""
         now = self._loop.time()
-        if self._kernel.paused:  # what is missing waits for clients that read slowly
+        if self._kernel.alive and self._kernel.paused:  # what is missing waits for clients that read slowly
             self._replied_at = now
             self._timer = self._loop.call_later(IDLE_WAIT, self._check_idle)
         elif now - self._last_output >= IDLE_WAIT or now - self._replied_at >= IDLE_WAIT_MOST:
@@ -289,20 +305,29 @@ async def _stop(kernel: Kernel, end: asyncio.Future[None]) -> None:
 
 
 async def _wait_done(kernel: Kernel, run: _Run, execution: Execution) -> None:
-    """Wait for all that follows the reply. A kernel that does not come to the end of its saving is stopped."""
-    if execution.save is None or run.inbox is None:
-        await asyncio.shield(run.done)
-        return
-    seconds = execution.save.seconds + SAVE_GRACE
-    ends: set[asyncio.Future[Any]] = {run.done, kernel.ended}
-    await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    if not run.done.done() and kernel.alive:
-        run.inbox.fail(f"saving took longer than {execution.save.seconds:g} s")
-        await _stop(kernel, run.done)
-    elif not run.done.done():
+    """Wait for all that follows the reply. A kernel that does not come to the end of its saving is stopped.
+
+    Only the saving has a time limit: output may have to wait for clients that read slowly.
+    """
+    if execution.save is not None and run.inbox is not None:
+        await _wait_saved(kernel, run, run.inbox, execution.save.seconds)
+    if kernel.alive:
+        ends: set[asyncio.Future[Any]] = {run.done, kernel.ended}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if not run.done.done():
         await asyncio.sleep(LAST_WORDS)
-    if not run.inbox.complete:
-        run.inbox.fail("the kernel ended before it had saved its state")
+
+
+async def _wait_saved(kernel: Kernel, run: _Run, inbox: Inbox, seconds: float) -> None:
+    ends: set[asyncio.Future[Any]] = {run.saved, run.done, kernel.ended}
+    await asyncio.wait(ends, timeout=seconds + SAVE_GRACE, return_when=asyncio.FIRST_COMPLETED)
+    if not inbox.complete and kernel.alive:
+        inbox.fail(f"saving took longer than {seconds:g} s")
+        await _stop(kernel, run.saved)
+    elif not inbox.complete:
+        await asyncio.sleep(LAST_WORDS)
+    if not inbox.complete:
+        inbox.fail("the kernel ended before it had saved its state")
 
 
 async def _resume(kernel: Kernel) -> None:

@@ -199,8 +199,6 @@ class Frontends:
         self._has_room.set()
         self.is_running = False
         self._done_at = 0.0
-        self.heard_at = 0.0
-        """When the kernel last sent something, as `time.monotonic` has it."""
         self.on_death: Callable[[], None] = lambda: None
         """Called when the kernel ended by itself."""
         self.on_abort: Callable[[], None] = lambda: None
@@ -323,6 +321,11 @@ class Frontends:
         if self._handed_bytes > HANDED_BYTES or len(self._handed) > HANDED_MESSAGES:
             self._has_room.clear()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the kernel has been sent messages that it has not done with."""
+        return bool(self._handed)
+
     def _take_back(self, *msg_ids: str) -> None:
         """Count messages no more that the kernel has done with."""
         for msg_id in msg_ids:
@@ -375,7 +378,6 @@ class Frontends:
         parent_type = message.parent_header.get("msg_type")
         if isinstance(parent_type, str) and parent_type.startswith(OWN_MESSAGES):
             return
-        self.heard_at = time.monotonic()
         try:
             parts = checked_parts(message)
             self._watch(message, parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -80,6 +81,8 @@ class Kernel(LoggingConfigurable):
         self.info: dict[str, Any] = {}
         """The content of the last ``kernel_info_reply`` to `wait_ready`."""
         self.on_other: Replies | None = None
+        self.heard_at = 0.0
+        """When it last put something out, as `time.monotonic` has it."""
         self._in_a_hurry = 0
         self.interrupts = 0
         """How many times it was asked to interrupt what it runs."""
@@ -278,6 +281,7 @@ class Kernel(LoggingConfigurable):
 
     def _on_iopub(self, frames: list[bytes]) -> None:
         self._heard.set()
+        self.heard_at = time.monotonic()
         message = self._read(frames)
         if message is None:
             return
@@ -319,6 +323,7 @@ class Kernel(LoggingConfigurable):
             return None
 
     def _on_end(self, _ended: asyncio.Future[Exit]) -> None:
+        self.pause(False)  # what it has said before can only be read now
         for request in list(self._requests.values()):
             self._fail(request)
 

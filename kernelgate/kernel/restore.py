@@ -17,7 +17,14 @@ RESTORE = "kernelgate_restore_request"
 
 
 class RestoreFailed(Exception):
-    """The kernel did not take the state; ``str(error)`` says why. It must not be used any more."""
+    """The kernel did not take the state; ``str(error)`` says why. It must not be used any more.
+
+    ``may_work_again``: it may not have been the state's fault.
+    """
+
+    def __init__(self, reason: str, may_work_again: bool = False) -> None:
+        super().__init__(reason)
+        self.may_work_again = may_work_again
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,10 @@ class Restored:
 
     names: int
     lost: list[dict[str, Any]]
+
+
+NOTHING = Restored(0, [])
+"""Of a kernel that was given no variables."""
 
 
 async def restore(
@@ -60,7 +71,9 @@ async def restore(
     except TimeoutError:
         raise RestoreFailed(f"it was not loaded within {seconds:g} s") from None
     except KernelDied:
-        raise RestoreFailed("the kernel ended while it loaded the state") from None
+        ran_out = kernel.end is not None and kernel.end.out_of_memory
+        what = "ran out of memory" if ran_out else "ended"
+        raise RestoreFailed(f"the kernel {what} while it loaded the state", may_work_again=not ran_out) from None
     except BadMessage as error:
         raise RestoreFailed(f"the kernel's answer is not well-formed: {error}") from None
 

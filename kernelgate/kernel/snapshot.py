@@ -96,11 +96,14 @@ class Inbox:
     def __init__(self, request: SaveRequest) -> None:
         self._request = request
         self._budget = request.max_bytes + SLACK_BYTES + (request.files.max_total if request.files else 0)
+        self._most = _most_chunks(request)
         self._chunks: list[bytes] = []
         self._digests: list[asyncio.Future[str] | str] = []
         self._last: Json | None = None
         self.error = ""
         """Why there is no snapshot; empty also when the kernel had none to send."""
+        self.ended = False
+        """Whether the kernel has said that this was all, good or not."""
 
     @property
     def complete(self) -> bool:
@@ -109,10 +112,10 @@ class Inbox:
 
     def take(self, message: Message) -> None:
         """Take one message."""
-        if self.complete:
-            return
         try:
-            self._take(message)
+            self.ended = self.ended or message.content.get("last") is True
+            if not self.complete:
+                self._take(message)
         except BadMessage as error:
             self.fail(f"the kernel sent a state that is not well-formed: {error}")
 
@@ -155,7 +158,7 @@ class Inbox:
         self._budget -= len(chunk)
         if not 0 < len(chunk) <= CHUNK_BYTES:
             raise BadMessage(f"a chunk of {len(chunk)} bytes")
-        if self._budget < 0:
+        if self._budget < 0 or len(self._chunks) >= self._most:
             raise BadMessage("it is larger than what was asked for")
         self._chunks.append(chunk)
         if len(chunk) <= INLINE_DIGEST_BYTES:
@@ -166,6 +169,14 @@ class Inbox:
     def _drop(self) -> None:
         self._chunks.clear()
         self._digests.clear()
+
+
+def _most_chunks(request: SaveRequest) -> int:
+    """Return how many chunks a state within its limits has at most: each stream and file may end with a rest."""
+    rests, size = 2 + request.max_bytes // SMALLEST_STREAM, request.max_bytes
+    if request.files is not None:
+        rests, size = rests + request.files.max_count, size + request.files.max_total
+    return rests + size // CHUNK_BYTES
 
 
 class _Check:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kernelgate.auth import Owner
-from kernelgate.errors import GateError, Unavailable
+from kernelgate.errors import Aborted, GateError, Unavailable
 from kernelgate.kernel.background import Background
-from kernelgate.kernel.client import Cell
+from kernelgate.kernel.client import Cell, Status
 from kernelgate.kernel.frontends import Connection, Frontends, checked_parts, message_parts
 from kernelgate.kernel.hub import OWN_MESSAGES, Kernel
 from kernelgate.kernel.messages import BadMessage, Message, to_json
@@ -37,6 +37,7 @@ FULL_PAUSE = 0.05
 """Seconds until a kernel that took no more messages is tried again."""
 
 TRIES = 200
+ABORTED = {"status": "aborted"}
 MAX_TEXT = 10_000
 """Characters of an error that the server tells of."""
 
@@ -53,6 +54,11 @@ class Asked:
     @property
     def is_execution(self) -> bool:
         return self.message.msg_type == "execute_request"
+
+    @property
+    def stops_on_error(self) -> bool:
+        """Whether what waits behind it is not to run when it fails."""
+        return self.is_execution and self.message.content.get("stop_on_error", True) is True
 
     @property
     def parent(self) -> bytes:
@@ -81,6 +87,8 @@ class Channels:
         self._room = asyncio.Event()
         self._room.set()
         self._worker: asyncio.Task[None] | None = None
+        self._is_asking = False
+        """Whether the running code has asked the user something."""
         self._passing = 0
         """Bytes of messages that go round the queue, and a little more for each."""
         frontends.on_death = self._on_death
@@ -102,7 +110,10 @@ class Channels:
         if message.msg_type == "kernel_info_request" and message.channel != "stdin" and self._tell_info(asked):
             return
         if message.channel == "shell" and not message.header.get("subshell_id"):
-            await self._enqueue(asked)
+            try:
+                await self._enqueue(asked)
+            except Unavailable as error:
+                self._fail(asked, "Unavailable", str(error))
         else:
             work = self._parts.background.spawn(self._pass_by(asked))
             self._passing += message.size + PASSING_OVERHEAD
@@ -114,13 +125,19 @@ class Channels:
         return session is not None and session.kernel is not None and session.kernel.is_asked(msg_id)
 
     async def _enqueue(self, asked: Asked) -> None:
+        """Have a message wait for its turn. Raises `Unavailable` where the client cannot be made to wait, too."""
+        if self._fills(2):
+            raise Unavailable("the kernel waits for an input, and has more to do than can be kept for it")
         self._queue.append(asked)
         self._waiting_bytes += asked.message.size
         if self._worker is None:
             self._worker = self._parts.background.spawn(self._work())
-        if len(self._queue) > QUEUE_MESSAGES or self._waiting_bytes > QUEUE_BYTES:
+        if self._fills(1) and not self._is_asking:
             self._room.clear()
         await self._room.wait()
+
+    def _fills(self, times: int) -> bool:
+        return len(self._queue) > times * QUEUE_MESSAGES or self._waiting_bytes > times * QUEUE_BYTES
 
     # ---- in order
 
@@ -134,8 +151,12 @@ class Channels:
                         await self._execute(asked)
                     else:
                         await self._forward(asked)
+                except Aborted:
+                    self._reply_idle(asked, "execute_reply", ABORTED)
                 except (GateError, BadMessage) as error:
                     self._fail(asked, type(error).__name__, str(error))
+                    if asked.stops_on_error:
+                        self._abort()
         finally:
             self._worker = None
 
@@ -152,14 +173,10 @@ class Channels:
         self._waiting_bytes = sum(asked.message.size for asked in self._queue)
         self._room.set()
         for asked in waiting:
-            self._reply_idle(asked, "execute_reply", {"status": "aborted"})
+            self._reply_idle(asked, "execute_reply", ABORTED)
 
     async def _execute(self, asked: Asked) -> None:
-        try:
-            content = execute_content(asked.message.content)
-        except BadMessage as error:
-            self._fail(asked, "BadMessage", str(error))
-            return
+        content = execute_content(asked.message.content)
         request = ExecRequest(
             owner=self._owner,
             language=self._language,
@@ -175,8 +192,9 @@ class Channels:
             done = await self._parts.executor.execute(request, lambda _it, ready: self._on_start(asked, ready))
         finally:
             self.frontends.run(False)
+            self._is_asking = False
         self._finish(asked, done)
-        if content["stop_on_error"] and done.result.exit_code != 0:
+        if asked.stops_on_error and done.result.status is not Status.OK:
             self._abort()
 
     def _on_start(self, asked: Asked, ready: Ready) -> None:
@@ -190,6 +208,9 @@ class Channels:
             self._warn(asked, f"The kernel was started again. These could not be restored: {lost}")
 
     def _ask(self, asked: Asked, question: Message) -> None:
+        """Put a question to the client. Its answer may come behind more than there is room for."""
+        self._is_asking = True
+        self._room.set()
         with contextlib.suppress(BadMessage):
             self.frontends.publish("stdin", checked_parts(question), asked.name)
 
@@ -198,14 +219,15 @@ class Channels:
         result, state = done.result, done.reply["state"]
         if state["error"]:
             self._warn(asked, f"The session's state was not saved: {state['error']}")
-        metadata = to_json({"kernelgate": {"session_id": self._session_id, "state": state}})
+        own = {"kernelgate": {"session_id": self._session_id, "state": state}}
         try:
             parts = checked_parts(result.reply) if result.reply is not None else None
         except BadMessage:
             parts = None
-        if parts is not None:
+        if parts is not None and result.reply is not None:
             if not result.idle:
                 self.frontends.status("idle", asked.parent)
+            metadata = to_json({**result.reply.metadata, **own})
             self.frontends.publish("shell", [*parts[:2], metadata, *parts[3:]], asked.name)
         else:
             name = "KernelDied" if result.kernel_lost else "KeyboardInterrupt"

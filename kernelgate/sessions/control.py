@@ -24,12 +24,18 @@ class Control:
         self._state = state
 
     async def interrupt(self, owner: Owner, session_id: str) -> bool:
-        """Interrupt what the session runs; False when it runs nothing. Raises `SessionNotFound`, `StoreError`."""
+        """Interrupt what the session runs; False when it runs nothing. Raises `SessionNotFound`, `StoreError`.
+
+        What waits for its kernel yet is interrupted as it begins. A kernel that seems to rest is told too: it may
+        do something for a client that is no execution, and one that does nothing is not disturbed.
+        """
         session = await self._known(owner, session_id)
-        if session is None or session.kernel is None or not session.is_running:
+        if session is None:
             return False
-        session.kernel.interrupt()
-        return True
+        session.interrupts += session.is_running
+        if session.kernel is not None:
+            session.kernel.interrupt()
+        return session.is_running
 
     async def answer(self, owner: Owner, session_id: str, value: str) -> None:
         """Answer what the running code asks. Raises `SessionNotFound`, `Conflict`, `Unavailable`."""
@@ -47,11 +53,8 @@ class Control:
         `KernelStartError`, `EngineError`, `StoreError`.
         """
         session = await self._known(owner, session_id)
-        if session is not None and session.frontends is not None:
-            session.frontends.abort()
-        if session is not None and session.kernel is not None and session.is_running:
-            session.kernel.is_ended = True
-            await session.kernel.kill()
+        if session is not None:
+            await self._sessions.cut_off(session)
         async with self._sessions.existing(owner, session_id) as (session, held):
             ready = await self._sessions.fresh_kernel(session)
             started = now()

@@ -38,7 +38,9 @@ class Culling(LoggingConfigurable):
     ).tag(config=True, env="MAX_KERNEL_LIFE_SECONDS", group="Jupyter")
 
     def is_due(self, session: Session, now: float) -> bool:
-        """Tell whether the session's kernel, which runs nothing, is to end. ``now`` as `time.monotonic` has it."""
+        """Tell whether the kernel of a session that executes nothing is to end. ``now`` is monotonic time."""
+        if session.has_work:
+            return self.is_stuck(session, now)
         idle = now - session.active_at
         if idle > self.kernel_idle_seconds and not session.keeps_more_than_is_stored:
             return True

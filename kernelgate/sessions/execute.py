@@ -13,7 +13,7 @@ from traitlets import Bool, Int
 from traitlets.config import LoggingConfigurable
 
 from kernelgate.auth import Owner
-from kernelgate.errors import BlobsMissing, GateError, LeaseLost, StateNotSaved, StoreError
+from kernelgate.errors import Aborted, BlobsMissing, GateError, LeaseLost, StateNotSaved, StoreError
 from kernelgate.kernel.background import Background
 from kernelgate.kernel.client import Cell, Execution, Result, execute
 from kernelgate.kernel.hub import Kernel, Listener
@@ -51,6 +51,15 @@ class ExecRequest:
     """Called with each question to the user."""
     cell: Cell | None = None
     """What a Jupyter client sent: it waits for nothing but its session, and runs as long as it takes."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A session that a request holds, and how often it was to be interrupted and aborted before that."""
+
+    session: Session
+    interrupts: int
+    aborts: int
 
 
 @dataclass(frozen=True)
@@ -107,15 +116,21 @@ class Executor(LoggingConfigurable):
         """Run the code; ``on_start`` is called when there is a kernel that is about to be given it.
 
         Raises `RateLimited` when it takes too long until it is the request's turn, `KernelStartError` and
-        `EngineError` when there is no kernel to be had, `StoreError` when the store does not answer.
+        `EngineError` when there is no kernel to be had, `StoreError` when the store does not answer, `Aborted`
+        when the session was restarted or shut down meanwhile.
         """
         async with AsyncExitStack() as held:
-            session = await held.enter_async_context(self._lease(request))
+            place = await held.enter_async_context(self._place(request))
+            session = place.session
             hold = await self._hold(held, session, request)
             ready = await self._sessions.kernel(session, hold.problem if hold is not None else "")
+            if session.aborts > place.aborts:
+                await self._sessions.drop_kernel(session)
+                raise Aborted("the session was restarted or shut down before the code ran")
             on_start(session, ready)
             self._sessions.mark(session, busy=True)
-            run = await self._execute(session, ready, request)
+            async with self._state.kept(hold, session.record if session.stored else None):
+                run = await self._execute(place, ready, request)
             return await self._finish(held, session, hold, ready, run)
 
     async def _finish(
@@ -153,13 +168,14 @@ class Executor(LoggingConfigurable):
             self.log.warning("a new session is not stored: %s", error)
             return None
 
-    async def _execute(self, session: Session, ready: Ready, request: ExecRequest) -> Run:
-        started = now()
+    async def _execute(self, place: Place, ready: Ready, request: ExecRequest) -> Run:
+        session, started = place.session, now()
         execution = self._execution(request, self._state.save_request(session.has))
         if execution.allow_stdin and not await ready.kernel.open_stdin():
             execution = execution.without_stdin()
         if execution.allow_stdin and execution.on_input is None:
             execution = replace(execution, on_input=partial(_ask_client, session, ready.kernel, request.on_event))
+        execution = replace(execution, interrupted=session.interrupts > place.interrupts)
         try:
             result = await execute(ready.kernel, execution)
         finally:
@@ -196,6 +212,14 @@ class Executor(LoggingConfigurable):
                 await self._store(session, hold, ready, run)
             except GateError as error:
                 self.log.error("session %s: %s", session.id, error)
+
+    @asynccontextmanager
+    async def _place(self, request: ExecRequest) -> AsyncIterator[Place]:
+        """Hold the session for a request. A restart aborts cells that wait; calls of ``/exec`` keep their turn."""
+        known = self._sessions.find(request.owner, request.session_id) if request.cell is not None else None
+        aborts = known.aborts if known is not None else None
+        async with self._lease(request) as session:
+            yield Place(session, session.interrupts, session.aborts if aborts is None else aborts)
 
     @asynccontextmanager
     async def _lease(self, request: ExecRequest) -> AsyncIterator[Session]:

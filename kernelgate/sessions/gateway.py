@@ -170,7 +170,8 @@ class Gateway(LoggingConfigurable):
     def _count(self) -> int:
         """Return how many kernels there are, or are about to be, for Jupyter's clients."""
         return self._starting + sum(
-            session.record.origin == JUPYTER and session.kernel is not None for session in self._sessions.all()
+            session.record.origin == JUPYTER and session.stored and session.kernel is not None
+            for session in self._sessions.all()
         )
 
     async def _create(self, owner: Owner, session_id: str, language: Language, env: Mapping[str, str]) -> Json:

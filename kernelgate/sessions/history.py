@@ -52,6 +52,8 @@ class History:
         async with self._admission.session_turn(self._sessions.existing(owner, session_id)) as (session, held):
             record = session.record.copy()
             undone = record.undo(steps)
+            if record.current is not None and not await self._vault.is_whole(record.current):
+                raise Conflict(f"version {record.version} is no longer kept")
             await self._vault.commit(held.lease, record, Change())
             session.record = record
             await self._sessions.drop_kernel(session)

@@ -43,6 +43,11 @@ def is_whole(name: str, data: bytes) -> bool:
     return hashlib.sha256(data).hexdigest() == digest_of(name)
 
 
+def only_whole(blobs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return those of the blobs that are what their names say."""
+    return {name: data for name, data in blobs.items() if is_whole(name, data)}
+
+
 def check(blobs: Mapping[str, bytes]) -> None:
     """Raise `StateRefused` when a blob is not what its name says."""
     for name, data in blobs.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kernelgate.auth import Owner
@@ -12,7 +12,7 @@ from kernelgate.kernel.frontends import Frontends
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.messages import Message
 from kernelgate.kernel.outputs import clean
-from kernelgate.kernel.restore import Restored
+from kernelgate.kernel.restore import NOTHING, Restored
 from kernelgate.languages import Language
 from kernelgate.sessions.record import Record
 from kernelgate.sessions.state import EMPTY
@@ -40,6 +40,10 @@ class Session:
         self.turn = asyncio.Lock()
         self.users = 0
         """Executions that run or wait."""
+        self.interrupts = 0
+        """How many times what has the session was to be interrupted."""
+        self.aborts = 0
+        """How many times what had not run yet was not to run any more."""
         self.deleted = False
         self.frontends: Frontends | None = None
         """The Jupyter clients that look on, if there are any."""
@@ -70,8 +74,13 @@ class Session:
 
     @property
     def active_at(self) -> float:
-        """When it was used last, or its kernel was last heard of by a Jupyter client."""
-        return max(self.used_at, self.frontends.heard_at if self.frontends is not None else 0.0)
+        """When it was used last, or its kernel was last heard of."""
+        return max(self.used_at, self.kernel.heard_at if self.kernel is not None else 0.0)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the kernel does something for a Jupyter client that is no execution: in a subshell, say."""
+        return self.kernel is not None and self.frontends is not None and self.frontends.is_busy
 
     @property
     def state(self) -> str:
@@ -126,6 +135,6 @@ class Ready:
     kernel: Kernel
     status: str
     """``reused``: it was the session's already. ``restored``: it was given the state. ``new``: there was none."""
-    restored: Restored = field(default_factory=lambda: Restored(0, []))
+    restored: Restored = NOTHING
     problem: str = ""
     """Why the session does not go on from its state."""

@@ -15,12 +15,20 @@ from traitlets import Int
 from traitlets.config import LoggingConfigurable
 
 from kernelgate.auth import Owner
-from kernelgate.errors import GateError, LeaseLost, SessionInUse, SessionNotFound, StateRefused
+from kernelgate.errors import (
+    Aborted,
+    GateError,
+    LeaseLost,
+    SessionInUse,
+    SessionNotFound,
+    StateRefused,
+    Unavailable,
+)
 from kernelgate.kernel.background import Background
 from kernelgate.kernel.client import Execution, Status, execute
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.pool import KernelPool
-from kernelgate.kernel.restore import RestoreFailed
+from kernelgate.kernel.restore import NOTHING, RestoreFailed
 from kernelgate.languages import Language, find_language
 from kernelgate.sessions.culling import Culling
 from kernelgate.sessions.record import Record
@@ -31,7 +39,13 @@ from kernelgate.sessions.vault import Held, Vault
 ALPHABET = string.ascii_letters + string.digits
 SWEEP_SECONDS = 1.0
 DELETE_TRIES = 10
+REMOVE_AGAIN_SECONDS = 10.0
+"""Seconds until a container is removed that could not be."""
+
 ENVIRONMENT_SECONDS = 10.0
+RESTORE_TRIES = 2
+"""Kernels that are given a state: one may be killed meanwhile. A state that kills every kernel is given up."""
+
 HOLD_SECONDS = 20.0
 """How long what is not an execution waits for another server that uses the session."""
 
@@ -69,6 +83,8 @@ class Sessions(LoggingConfigurable):
         self._sessions: dict[tuple[Owner, str], Session] = {}
         self._background = Background(self.log, "background work on sessions")
         self._live = 0
+        self._unremoved: dict[Kernel, float] = {}
+        """Kernels whose containers could not be removed, and when to try again."""
         self._sweeper: asyncio.Task[None] | None = None
 
     # ---- for the API
@@ -121,16 +137,25 @@ class Sessions(LoggingConfigurable):
     async def forget(self, session: Session) -> None:
         """Know nothing of the session any more; its kernel ends, and its clients are told so."""
         self._forget(session)
+        await self._end(session)
+
+    async def _end(self, session: Session) -> None:
         await self.drop_kernel(session)
         self._see_off(session)
 
     async def shut_down(self, session: Session) -> None:
         """End the session's kernel, even while it runs code; its clients are told so."""
+        await self.cut_off(session)
+        await self._end(session)
+
+    async def cut_off(self, session: Session) -> None:
+        """Have nothing run any more of what Jupyter's clients have asked for so far, nor of what runs already."""
+        session.aborts += 1
+        if session.frontends is not None:
+            session.frontends.abort()
         if session.kernel is not None and session.is_running:
             session.kernel.is_ended = True
             await session.kernel.kill()
-        await self.drop_kernel(session)
-        self._see_off(session)
 
     def keep(self, owner: Owner, session_id: str, language: Language) -> Session:
         """Return a session that exists, for somebody to look on: from now on this server knows it."""
@@ -161,6 +186,7 @@ class Sessions(LoggingConfigurable):
             try:
                 async with session.turn:
                     if not session.deleted:
+                        session.touch()
                         yield session
                         return
             finally:
@@ -202,30 +228,61 @@ class Sessions(LoggingConfigurable):
         if session.kernel is not None and session.kernel.alive:
             return Ready(session.kernel, "reused")
         ready = await self._ready(session, problem)
+        session.touch()
         session.is_whole = not ready.restored.lost
         if session.frontends is not None:
             session.frontends.attach(ready.kernel)
         return ready
 
     async def fresh_kernel(self, session: Session) -> Ready:
-        """Give the session a new kernel with its files and without its variables. Raises as `kernel` does."""
+        """Give the session a new kernel with its files and without its variables.
+
+        Raises as `kernel` does, and `Unavailable` when the kernel did not take the files.
+        """
         return await self._ready(session, "", files_only=True)
 
     async def _ready(self, session: Session, problem: str, files_only: bool = False) -> Ready:
-        kernel = await self._new_kernel(session)
+        for _ in range(RESTORE_TRIES):
+            kernel = await self._new_kernel(session)
+            try:
+                return await self._restored(session, kernel, problem, files_only)
+            except RestoreFailed as error:
+                await self.drop_kernel(session)
+                failure = error
+            except BaseException:
+                await asyncio.shield(self.drop_kernel(session))
+                raise
+            if kernel.is_ended:
+                raise Aborted("the session was restarted or shut down while it was restored")
+            if not failure.may_work_again:
+                break
+        if files_only:
+            raise Unavailable(f"the new kernel could not be given the session's files: {failure}")
+        return await self._begun_anew(session, str(failure))
+
+    async def _restored(self, session: Session, kernel: Kernel, problem: str, files_only: bool) -> Ready:
+        """Give a new kernel what is stored of the session. Raises `RestoreFailed`, `StoreError`."""
+        restored = NOTHING
         try:
             session.has, restored = await self._state.restore(kernel, session.record, files_only)
-            if not session.has.tag:
-                await set_environment(kernel, session.record.env)
         except StateRefused as error:
-            return Ready(kernel, "new", problem=str(error))
+            problem = str(error)
+        if not session.has.tag:
+            await set_environment(kernel, session.record.env)
+        return Ready(kernel, "restored" if session.has.tag else "new", restored, problem)
+
+    async def _begun_anew(self, session: Session, problem: str) -> Ready:
+        """Return a new kernel for a session whose state cannot be restored."""
+        kernel = await self._new_kernel(session)
+        try:
+            await set_environment(kernel, session.record.env)
         except RestoreFailed as error:
             await self.drop_kernel(session)
-            return Ready(await self._new_kernel(session), "new", problem=str(error))
+            raise Unavailable(str(error)) from error
         except BaseException:
             await asyncio.shield(self.drop_kernel(session))
             raise
-        return Ready(kernel, "restored" if session.has.tag else "new", restored, problem)
+        return Ready(kernel, "new", problem=problem)
 
     async def _new_kernel(self, session: Session) -> Kernel:
         await self.drop_kernel(session)
@@ -246,13 +303,17 @@ class Sessions(LoggingConfigurable):
         """End the session's kernel, if it has one."""
         kernel, session.kernel = session.kernel, None
         session.has = EMPTY
-        if kernel is None:
-            return
-        self._live -= 1
+        if kernel is not None:
+            self._live -= 1
+            await self._close_kernel(kernel)
+
+    async def _close_kernel(self, kernel: Kernel) -> None:
+        """End a kernel; one whose container cannot be removed now is tried again and again."""
         try:
             await kernel.close()
         except GateError as error:
             self.log.warning("kernel %s could not be removed: %s", kernel.id, error)
+            self._unremoved[kernel] = time.monotonic() + REMOVE_AGAIN_SECONDS
 
     @asynccontextmanager
     async def existing(self, owner: Owner, session_id: str) -> AsyncIterator[tuple[Session, Held]]:
@@ -326,6 +387,9 @@ class Sessions(LoggingConfigurable):
             now = time.monotonic()
             for session in list(self._sessions.values()):
                 self._look_after(session, now)
+            for kernel in [kernel for kernel, due in self._unremoved.items() if due <= now]:
+                del self._unremoved[kernel]
+                self._background.spawn(self._close_kernel(kernel))
 
     def _look_after(self, session: Session, now: float) -> None:
         """End the session's kernel if it has lived long enough; forget a session of which all is stored."""
@@ -338,15 +402,19 @@ class Sessions(LoggingConfigurable):
                 self._sessions.pop((session.owner, session.id))
                 if session.frontends is not None:
                     session.frontends.close()
-        else:
-            if now - session.used_at > self._state.session_seconds:
-                self._forget(session)
-            if not kernel.alive or session.deleted or self._culling.is_due(session, now):
-                self._background.spawn(self._retire(session, kernel))
+        elif now - session.active_at > self._state.session_seconds:
+            self._forget(session)
+            self._background.spawn(self._end(session))
+        elif not kernel.alive or self._culling.is_due(session, now):
+            self._background.spawn(self._retire(session, kernel))
 
-    async def _retire(self, session: Session, kernel: Kernel) -> None:
-        """End ``kernel``, unless the session was taken up again meanwhile and uses it, or has another."""
-        if session.kernel is kernel and not (session.users and kernel.alive):
+    async def _retire(self, session: Session, kernel: Kernel, if_at_rest: bool = False) -> None:
+        """End ``kernel``, unless the session was taken up again meanwhile and uses it, or has another.
+
+        ``if_at_rest``: nor when it does something for a Jupyter client; it is looked at again soon.
+        """
+        in_use = session.users or (if_at_rest and session.has_work)
+        if session.kernel is kernel and not (in_use and kernel.alive):
             await self.drop_kernel(session)
 
     def _find_or_make(self, owner: Owner, session_id: str, language: Language) -> Session:
@@ -361,7 +429,7 @@ class Sessions(LoggingConfigurable):
         if session.users:
             return
         if session.kernel is not None and (self._culling.kernel_idle_seconds == 0 or not session.kernel.alive):
-            self._background.spawn(self._retire(session, session.kernel))
+            self._background.spawn(self._retire(session, session.kernel, if_at_rest=True))
         self._make_room()
 
     def _make_room(self) -> None:
@@ -371,16 +439,17 @@ class Sessions(LoggingConfigurable):
     def _end_idle(self, count: int) -> None:
         """End the ``count`` kernels that idled longest. Their sessions are restored from what is stored.
 
-        Those that somebody looks at and that have more than is stored come last.
+        Those that somebody looks at and that have more than is stored come last, and behind them those that do
+        something for a Jupyter client.
         """
         if count <= 0:
             return
         idle = [
-            (session.keeps_more_than_is_stored, session.used_at, session, session.kernel)
+            ((session.has_work, session.keeps_more_than_is_stored, session.active_at), session, session.kernel)
             for session in self._sessions.values()
             if session.kernel is not None and not session.users
         ]
-        for _keeps, _used_at, session, kernel in sorted(idle, key=lambda entry: entry[:2])[:count]:
+        for _order, session, kernel in sorted(idle, key=lambda entry: entry[0])[:count]:
             self._background.spawn(self._retire(session, kernel))
 
     def _see_off(self, session: Session) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,15 +14,18 @@ from typing import Any
 from traitlets import Bool, Float, Int, Unicode
 from traitlets.config import LoggingConfigurable
 
-from kernelgate.errors import BlobsMissing, StateRefused
+from kernelgate.errors import BlobsMissing, LeaseLost, StateRefused, StoreError
 from kernelgate.kernel.client import Execution, Result, execute
 from kernelgate.kernel.hub import Kernel
-from kernelgate.kernel.restore import Restored, restore
+from kernelgate.kernel.restore import NOTHING, Restored, restore
 from kernelgate.kernel.snapshot import FileLimits, SaveRequest, Snapshot, digest
 from kernelgate.sessions.record import Entry, Manifest, Record, Version, blob_name, digest_of, now
 from kernelgate.sessions.vault import Change, Held, Vault
 
 Json = dict[str, Any]
+
+KEPT_SHARE = 8
+"""How often within its time at hand a state is prolonged while code runs."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +147,49 @@ class State:
             return await self._commit(held, record, has, run, run.result.snapshot)
         except BlobsMissing:
             self.log.warning("parts of a session's state have gone from the store: all of it is saved again")
-            again = Execution("", self._settings.save_seconds, silent=True, save=self.save_request(EMPTY))
-            result = await execute(kernel, again)
-            return await self._commit(held, record, EMPTY, run, result.snapshot, prolong=False)
+            return await self._commit(held, record, EMPTY, run, await self._save_again(kernel))
+
+    async def _save_again(self, kernel: Kernel) -> Snapshot:
+        """Have a kernel save all that it has. Raises `StoreError`."""
+        again = Execution("", self._settings.save_seconds, silent=True, save=self.save_request(EMPTY))
+        result = await execute(kernel, again)
+        if result.snapshot is None:
+            why = result.save_error or result.message or "the kernel did not save it"
+            raise StoreError(f"parts of it have gone from the store, and it could not be saved again: {why}")
+        return result.snapshot
+
+    @asynccontextmanager
+    async def kept(self, held: Held | None, record: Record | None) -> AsyncIterator[None]:
+        """Keep what is stored of a session from expiring while its code runs, however long that takes."""
+        keeping: list[asyncio.Task[None]] = []
+
+        def keep() -> None:
+            if held is not None and record is not None and not held.refused:
+                keeping.append(asyncio.create_task(self._keep(held, record)))
+
+        timer = asyncio.get_running_loop().call_later(self._keep_seconds, keep)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            for task in keeping:
+                task.cancel()
+                await asyncio.wait({task})
+
+    @property
+    def _keep_seconds(self) -> float:
+        return self._settings.ttl_seconds / KEPT_SHARE
+
+    async def _keep(self, held: Held, record: Record) -> None:
+        """Store the record again and again as one that is used."""
+        while True:
+            used = record.copy()
+            used.used, used.touched = now(), 0.0
+            try:
+                await self._vault.commit(held.lease, used, Change())
+            except (StoreError, LeaseLost, BlobsMissing) as error:
+                self.log.warning("the state of a session whose code runs is not prolonged: %s", error)
+            await asyncio.sleep(self._keep_seconds)
 
     async def _commit(
         self,
@@ -153,7 +198,6 @@ class State:
         has: KernelState,
         run: Run,
         snapshot: Snapshot | None,
-        prolong: bool = True,
     ) -> Stored:
         after, blobs, manifest, version = record.copy(), {}, None, None
         number = record.version
@@ -173,7 +217,7 @@ class State:
             after.advance(number, version)
         change = Change(blobs, manifest)
         change = replace(change, drop=await self._forget(after, change))
-        await self._vault.commit(held.lease, after, change, prolong)
+        await self._vault.commit(held.lease, after, change)
         if snapshot is None or manifest is None:
             return Stored(after, has)
         return Stored(after, KernelState(snapshot.tag, manifest.names, snapshot.sent))
@@ -199,7 +243,7 @@ class State:
         """
         version = record.current
         if version is None or not self.enabled:
-            return EMPTY, Restored(0, [])
+            return EMPTY, NOTHING
         if (datetime.now(UTC) - datetime.fromisoformat(record.used)).total_seconds() > self._settings.ttl_seconds:
             raise StateRefused("it has expired")
         manifest = await self._vault.manifest(version)

@@ -12,15 +12,17 @@ from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from logging import Logger
-from typing import Any
+from typing import Any, TypeVar
 
 from kernelgate.auth import Owner
-from kernelgate.errors import SessionInUse, StateRefused, StoreError
+from kernelgate.errors import BlobsMissing, SessionInUse, StateRefused, StoreError
 from kernelgate.kernel.background import Background
 from kernelgate.sessions.archive import Archive
 from kernelgate.sessions.record import Manifest, Record, Version, now
-from kernelgate.sessions.seal import Seal, check, is_whole
+from kernelgate.sessions.seal import Seal, check, only_whole
 from kernelgate.stores.store import Commit, Lease, SessionStore
+
+T = TypeVar("T")
 
 LEASE_SECONDS = 15.0
 ARCHIVER = "/archiver"
@@ -199,24 +201,50 @@ class Vault:
                 continue
         return shown
 
-    async def commit(self, lease: Lease, record: Record, change: Change, prolong: bool = True) -> None:
+    async def commit(self, lease: Lease, record: Record, change: Change) -> None:
         """Store a record and what is new in it, and prolong the life of what is old now and then.
 
-        Raises `StoreError`, `LeaseLost`, `BlobsMissing`.
+        Old versions of which parts are gone are taken out of the record. Raises `StoreError`, `LeaseLost`,
+        `BlobsMissing` for what the new version needs.
         """
         moment = time.time()
-        keep = set(change.manifest.names.values()) if change.manifest is not None else set()
-        if prolong and moment - record.touched > self._life.state / TOUCH_SHARE:
-            keep |= await self._old_names(_without_new(record, change))
+        needed = set(change.manifest.names.values()) if change.manifest is not None else set()
+        keep = set(needed)
+        if moment - record.touched > self._life.state / TOUCH_SHARE:
+            keep |= await self._names(_without_new(record, change))
             record.touched = moment
-        await self._put_head(lease, record, change, keep - set(change.blobs))
-
-    async def _old_names(self, record: Record) -> set[str]:
         try:
-            return await self.names(record)
-        except StateRefused as error:
-            self._log.warning("old versions of a session are left to expire: %s", error)
-            return set()
+            await self._put_head(lease, record, change, keep - set(change.blobs))
+        except BlobsMissing as error:
+            if error.names & needed:
+                raise
+            self._log.warning("parts of a session's old versions have gone from the store")
+            keep = needed | await self._let_go(record, change)
+            await self._put_head(lease, record, change, keep - set(change.blobs))
+
+    async def _let_go(self, record: Record, change: Change) -> set[str]:
+        """Take the versions out of the record that are not whole, but for the one that it is in.
+
+        Returns the names of all blobs that are left.
+        """
+        old = _without_new(record, change)
+        whole, names = await self._whole(old)
+        for number in set(old.versions) - set(whole) - {record.version}:
+            del record.versions[number]
+        return names
+
+    async def _whole(self, record: Record) -> tuple[set[int], set[str]]:
+        """Return the versions of which all is there, and the blobs that are there of them and of the history."""
+        manifests = await self._manifests(record)
+        parts = {
+            number: {record.versions[number].manifest, *manifest.names.values()}
+            for number, manifest in manifests.items()
+        }
+        names = {entry.blob for entry in record.entries}.union(*parts.values())
+        missing = await self.hot.missing(names)
+        whole = {number for number, needed in parts.items() if not needed & missing}
+        entries = {entry.blob for entry in record.entries} - missing
+        return whole, entries.union(*(parts[number] for number in whole))
 
     async def _put_head(self, lease: Lease, record: Record, change: Change, keep: Collection[str]) -> None:
         info = json.dumps(record.describe(), separators=(",", ":")).encode()
@@ -240,11 +268,8 @@ class Vault:
         self._remember(lease.key, head, record)
 
     async def remove(self, lease: Lease, record: Record | None, owner: Owner) -> None:
-        """Remove a session from all tiers. Blobs that others may refer to expire in time."""
-        try:
-            drop = record.own(await self.names(record)) if record is not None else set()
-        except StateRefused:
-            drop = set()  # what is left of a damaged session expires
+        """Remove a session from all tiers. Blobs that others may refer to, or nobody knows, expire in time."""
+        drop = record.own(await self._names(record)) if record is not None else set()
         await self.hot.remove(lease, owner_name(owner), drop)
         if self._archive is not None:
             await self._archive.remove(lease.key)
@@ -271,10 +296,7 @@ class Vault:
         found = await self.hot.get(wanted)
         if len(found) < len(wanted):
             raise StateRefused("parts of the stored state have expired or were removed")
-        if sum(map(len, found.values())) <= INLINE_BYTES:
-            check(found)
-        else:
-            await asyncio.get_running_loop().run_in_executor(None, check, found)
+        await _off_the_loop(check, found)
         return found
 
     async def found_blobs(self, key: str, names: Collection[str]) -> dict[str, bytes]:
@@ -284,20 +306,32 @@ class Vault:
         if missing and self._archive is not None:
             async for blobs in self._archive.read(key, missing):
                 found.update(blobs)
-        return {name: data for name, data in found.items() if is_whole(name, data)}
+        return await _only_whole(found)
 
     async def manifest(self, version: Version) -> Manifest:
         """Return what a version consists of. Raises `StateRefused`, `StoreError`."""
         return Manifest.from_bytes((await self.blobs([version.manifest]))[version.manifest])
 
-    async def names(self, record: Record) -> set[str]:
-        """Return the names of all blobs that a stored record leads to."""
-        names = {entry.blob for entry in record.entries} | record.manifests
-        return names | await self._names_in(record.manifests)
+    async def is_whole(self, version: Version) -> bool:
+        """Tell whether all parts of a version are there."""
+        try:
+            manifest = await self.manifest(version)
+        except StateRefused:
+            return False
+        return not await self.hot.missing(manifest.names.values())
 
-    async def _names_in(self, manifests: Collection[str]) -> set[str]:
-        """Return the names of the blobs that manifests refer to."""
-        return names_in((await self.blobs(manifests)).values())
+    async def _names(self, record: Record) -> set[str]:
+        """Return the names of all blobs that a stored record leads to, as far as its manifests are there."""
+        return _all_names(record, (await self._manifests(record)).values())
+
+    async def _manifests(self, record: Record) -> dict[int, Manifest]:
+        """Return what each version consists of; those of which that is gone or damaged are left out."""
+        blobs = await _only_whole(await self.hot.get(record.manifests))
+        return {
+            number: Manifest.from_bytes(blobs[version.manifest])
+            for number, version in record.versions.items()
+            if version.manifest in blobs
+        }
 
     async def unused(self, record: Record, gone: Collection[Version], change: Change) -> set[str]:
         """Return the blobs that only versions which are ``gone`` from the record needed, and nobody else has.
@@ -307,9 +341,11 @@ class Vault:
         if not gone:
             return set()
         manifests = {version.manifest for version in gone}
-        names = manifests | await self._names_in(manifests)
+        names = manifests | names_in((await self.blobs(manifests)).values())
         new = set(change.manifest.names.values()) if change.manifest is not None else set()
-        return record.own(names) - new - set(change.blobs) - await self.names(_without_new(record, change))
+        left = _without_new(record, change)
+        manifests_left = map(Manifest.from_bytes, (await self.blobs(left.manifests)).values())
+        return record.own(names) - new - set(change.blobs) - _all_names(left, manifests_left)
 
     # ---- the archive
 
@@ -341,13 +377,23 @@ class Vault:
             if lease.head is None:
                 return False
             record = self._open(key, lease.head)
-            names = await self.names(record)
-            await self._archive.write(key, lease.head, names, self.blobs)
+            whole, names = await self._whole(record)
+            if record.current is not None and record.version not in whole:
+                raise StateRefused("parts of its state are gone or damaged")
+            head = self._without(record, whole, key, lease.head)
+            await self._archive.write(key, head, names, self.blobs)
             await self.hot.evict(lease, record.own(names))
         finally:
             stop_renewing()
             self._background.spawn(self._release(lease))
         return True
+
+    def _without(self, record: Record, whole: Collection[int], key: str, head: bytes) -> bytes:
+        """Return the sealed record without the versions that are not whole."""
+        if len(whole) == len(record.versions):
+            return head
+        record.versions = {number: each for number, each in record.versions.items() if number in whole}
+        return self._seal.close(key, record.to_bytes())
 
     async def _bring_back(self, key: str, lease: Lease, archive: Archive) -> Record | None:
         """Move a session from the archive to the hot tier, if it is there."""
@@ -362,8 +408,9 @@ class Vault:
         names = {entry.blob for entry in record.entries} | record.manifests | names_in(manifests.values())
         there: set[str] = set()
         async for blobs in archive.read(key, names):
-            await self.hot.put(blobs, self._life.state * BLOB_SLACK)
-            there |= set(blobs)
+            whole = await _only_whole(blobs)  # nothing damaged in the place of what a fork has, too
+            await self.hot.put(whole, self._life.state * BLOB_SLACK)
+            there |= set(whole)
         record.used = now()  # its life at hand begins again
         await self._put_head(lease, record, Change(), there)
         await archive.remove(key)
@@ -378,6 +425,24 @@ def owner_name(owner: Owner) -> str:
 def names_in(manifests: Iterable[bytes]) -> set[str]:
     """Return the names of the blobs that manifests refer to."""
     return {name for data in manifests for name in Manifest.from_bytes(data).names.values()}
+
+
+def _all_names(record: Record, manifests: Iterable[Manifest]) -> set[str]:
+    """Return the names of all blobs that a record with these manifests leads to."""
+    names = {entry.blob for entry in record.entries} | record.manifests
+    return names.union(*(manifest.names.values() for manifest in manifests))
+
+
+async def _only_whole(blobs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return those of the blobs that are what their names say."""
+    return await _off_the_loop(only_whole, blobs)
+
+
+async def _off_the_loop(look: Callable[[Mapping[str, bytes]], T], blobs: Mapping[str, bytes]) -> T:
+    """Look at blobs: at many bytes on a thread."""
+    if sum(map(len, blobs.values())) <= INLINE_BYTES:
+        return look(blobs)
+    return await asyncio.get_running_loop().run_in_executor(None, look, blobs)
 
 
 def _without_new(record: Record, change: Change) -> Record:

@@ -110,6 +110,13 @@ class EmbeddedStore(SessionStore):
     async def _rows(self, names: Iterable[str]) -> dict[str, tables.Row]:
         return await self._database.read(lambda db: tables.blob_rows(db, names, time.time()))
 
+    async def missing(self, names: Iterable[str]) -> set[str]:
+        wanted = set(names)
+        there = await self._database.read(
+            lambda db: tables.whole_blobs(db, wanted, self._files.exists, time.time())
+        )
+        return wanted - there
+
     async def delete(self, names: Iterable[str]) -> None:
         await self._write({}, lambda db, _files: tables.drop_blobs(db, list(names)))
 

@@ -209,6 +209,15 @@ class RedisStore(SessionStore):
             found.update({name: value[STAMP.size :] for name, value in there.items()})
         return found
 
+    async def missing(self, names: Iterable[str]) -> set[str]:
+        wanted = list(names)
+        lost = set[str]()
+        for start in range(0, len(wanted), SLICE_KEYS):
+            part = wanted[start : start + SLICE_KEYS]
+            found = await self._ask_all([("EXISTS", BLOBS + name) for name in part])
+            lost.update(name for name, there in zip(part, found, strict=True) if not there)
+        return lost
+
     async def delete(self, names: Iterable[str]) -> None:
         keys = [BLOBS + name for name in names]
         for start in range(0, len(keys), SLICE_KEYS):

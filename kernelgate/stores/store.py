@@ -123,6 +123,10 @@ class SessionStore(BlobStore):
         """Store blobs that live for ``ttl`` seconds, or do not expire, in place of those of the same names."""
         raise NotImplementedError
 
+    async def missing(self, names: Iterable[str]) -> set[str]:
+        """Return those of the names of which there is no blob."""
+        raise NotImplementedError
+
     async def acquire(
         self, key: str, holder: str, ttl: float, dead: Collection[str] = (), to_free: bool = False
     ) -> Lease | None:

@@ -89,6 +89,12 @@ def blob_files(db: Connection, names: Iterable[str], now: float) -> dict[str, st
     return {name: row[0] for name, row in found.items() if row is not None}
 
 
+def whole_blobs(db: Connection, names: Iterable[str], exists: Callable[[str], bool], now: float) -> set[str]:
+    """Return the names of the blobs that live and whose files, as ``exists`` tells, are there."""
+    files = blob_files(db, names, now)
+    return {name for name, file in files.items() if file is None or exists(file)}
+
+
 def used_files(db: Connection) -> set[str]:
     return {file for (file,) in db.execute("SELECT file FROM blobs WHERE file IS NOT NULL")}
 
@@ -102,7 +108,7 @@ def write_commit(
     """
     end = now + commit.blob_life
     kept = {name for name in commit.keep if name not in commit.blobs}
-    there = {name for name, file in blob_files(db, kept, now).items() if file is None or exists(file)}
+    there = whole_blobs(db, kept, exists, now)
     if len(there) < len(kept):
         raise BlobsMissing(kept - there)
     unused = store_blobs(db, commit.blobs, files, now, end)
