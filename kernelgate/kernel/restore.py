@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kernelgate.containers.engine import GONE
 from kernelgate.errors import KernelDied
+from kernelgate.kernel.client import KILLED
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.messages import BadMessage
 from kernelgate.kernel.snapshot import digests, read_lost
@@ -71,9 +73,10 @@ async def restore(
     except TimeoutError:
         raise RestoreFailed(f"it was not loaded within {seconds:g} s") from None
     except KernelDied:
-        ran_out = kernel.end is not None and kernel.end.out_of_memory
-        what = "ran out of memory" if ran_out else "ended"
-        raise RestoreFailed(f"the kernel {what} while it loaded the state", may_work_again=not ran_out) from None
+        end = kernel.end or GONE
+        what = "ran out of memory" if end.out_of_memory else "ended"
+        was_killed = end.code == KILLED and not end.out_of_memory
+        raise RestoreFailed(f"the kernel {what} while it loaded the state", may_work_again=was_killed) from None
     except BadMessage as error:
         raise RestoreFailed(f"the kernel's answer is not well-formed: {error}") from None
 

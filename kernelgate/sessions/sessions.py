@@ -43,8 +43,10 @@ REMOVE_AGAIN_SECONDS = 10.0
 """Seconds until a container is removed that could not be."""
 
 ENVIRONMENT_SECONDS = 10.0
-RESTORE_TRIES = 2
-"""Kernels that are given a state: one may be killed meanwhile. A state that kills every kernel is given up."""
+RESTORE_TRIES = 5
+"""Kernels that are given a state as long as each is killed meanwhile: as all are when the engine is restarted."""
+
+RESTORE_PAUSE = 0.2
 
 HOLD_SECONDS = 20.0
 """How long what is not an execution waits for another server that uses the session."""
@@ -256,6 +258,7 @@ class Sessions(LoggingConfigurable):
                 raise Aborted("the session was restarted or shut down while it was restored")
             if not failure.may_work_again:
                 break
+            await asyncio.sleep(RESTORE_PAUSE)  # the ends of others, too, become known
         if files_only:
             raise Unavailable(f"the new kernel could not be given the session's files: {failure}")
         return await self._begun_anew(session, str(failure))

@@ -25,7 +25,7 @@ WORK_FOLDER = "/mnt/data"
 OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 LAST_WORDS_SECONDS = 0.02
 SEEN_THROUGH = frozenset({"execute_request", "kernelgate_restore_request"})
-"""No interrupt cuts these off: a cell says itself when its code runs; of a state nothing is to be lost."""
+"""No interrupt cuts these off: the shell says when a cell's code runs; of a state nothing is to be lost."""
 
 
 class SandboxKernel(IPythonKernel):
@@ -44,10 +44,11 @@ class SandboxKernel(IPythonKernel):
         self.shell_handlers["kernelgate_restore_request"] = self.restore_request
         self.shell_handlers["kernelgate_vars_request"] = self.vars_request
         self._snapshots = Snapshots(self.shell, WORK_FOLDER)
-        self._interrupts = Interrupts()
+        self.interrupts = Interrupts()
+        """Opened by the shell when the code of a cell begins."""
         for name, handler in self.shell_handlers.items():
             if name not in SEEN_THROUGH:
-                self.shell_handlers[name] = self._interrupts.around(handler)
+                self.shell_handlers[name] = self.interrupts.around(handler)
         self._parts: list[memoryview] = []
         self._succeeded = False
         """Whether the last cell came to its end."""
@@ -63,14 +64,13 @@ class SandboxKernel(IPythonKernel):
                 stream.begin_cell(wishes.get("max_stream_chars"))
         sys.stdout, sys.stderr = self._stdout, self._stderr
         try:
-            self._interrupts.open()
             reply = await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)
-            self._interrupts.close()
+            self.interrupts.close()
         except KeyboardInterrupt:
-            self._interrupts.close()
+            self.interrupts.close()
             reply = self._interrupted()
         finally:
-            self._interrupts.close()
+            self.interrupts.close()
         if getpid() != pid:
             _leave_fork(reply)
         sys.stdout, sys.stderr = self._stdout, self._stderr
@@ -84,7 +84,7 @@ class SandboxKernel(IPythonKernel):
         await super().execute_request(stream, ident, parent)
         request = _wishes(parent.get("metadata")).get("save")
         if request is not None:
-            sender = Sender(self.session, stream, ident, parent, self._interrupts)
+            sender = Sender(self.session, stream, ident, parent, self.interrupts)
             sender.send(self._snapshots, request, self._succeeded)
 
     def _interrupted(self) -> dict[str, Any]:
@@ -103,16 +103,16 @@ class SandboxKernel(IPythonKernel):
 
     def set_parent(self, ident: Any, parent: Any, channel: str = "shell") -> None:
         if channel == "shell":
-            self._interrupts.forget()
+            self.interrupts.forget()
         super().set_parent(ident, parent, channel)
 
     def pre_handler_hook(self) -> None:
         """Take the signal back, if a cell took it."""
-        self._interrupts.install()
+        self.interrupts.install()
 
     def post_handler_hook(self) -> None:
         """Keep it: what nobody is to be interrupted by is told apart there."""
-        self._interrupts.install()
+        self.interrupts.install()
 
     def do_history(  # type: ignore[override]
         self,

@@ -46,6 +46,15 @@ class SandboxShell(ZMQInteractiveShell):
         assert self.history_manager is not None
         self.history_manager.outputs = Forgetful()
 
+    async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
+        """Run what is compiled of a cell. From here on it can be interrupted.
+
+        What IPython does before would swallow an interrupt: it is raised here if it came already.
+        """
+        self.kernel.interrupts.open()
+        failed: bool = await super().run_code(code_obj, result, async_=async_)
+        return failed
+
     @contextmanager
     def _tee(self, channel: str) -> Iterator[None]:
         """Keep no copy of what is printed."""
