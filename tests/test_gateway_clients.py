@@ -65,7 +65,7 @@ def kernels(client: Client) -> list[Json]:
 
 
 def wait_until(client: Client, state: str) -> None:
-    """Wait until the one kernel is in a state: ``busy`` while it executes, and until that is stored; else ``idle``."""
+    """Wait until the one kernel is ``busy`` (it executes, or that is being stored) or ``idle``."""
     wait_for(lambda: [one["execution_state"] for one in kernels(client)] == [state])
 
 
