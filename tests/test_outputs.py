@@ -226,6 +226,62 @@ def test_a_result_does_not_change_with_what_comes_later() -> None:
     assert (len(first.outputs), first.shown, first.truncated) == (1, "a\n", [])
 
 
+def test_a_stream_in_a_result_does_not_grow_with_what_comes_later() -> None:
+    taken = OutputFold(OutputLimits())
+    texts = []
+    for text in ("a", "b", "c"):
+        taken.add(stdout(text))
+        texts.append(taken.result().outputs)
+    assert texts == [[stream_output("stdout", text)] for text in ("a", "ab", "abc")]
+    assert taken.result().outputs == texts[-1]
+
+
+def test_the_pieces_of_a_stream_are_put_together_once() -> None:
+    """100,000 pieces: the text so far is not touched by the next piece, whatever characters it has."""
+    taken = OutputFold(OutputLimits())
+    for _ in range(100_000):
+        taken.add(stdout("12345678\U0001f600\n"))
+    assert [output["text"] for output in taken._outputs] == [""]
+    assert taken.result().outputs == [stream_output("stdout", "12345678\U0001f600\n" * 100_000)]
+
+
+def test_a_stream_goes_on_behind_an_output_that_had_no_place() -> None:
+    folded = fold(stdout("a"), display(text="x" * 1_000), update("i", text="b"), stdout("c"), limits=SMALL)
+    assert folded.outputs == [stream_output("stdout", "ac")]
+
+
+def test_a_stream_that_has_no_place_does_not_go_on_elsewhere() -> None:
+    folded = fold(stderr("a"), stdout("b"), stderr("c"), stdout("d"), stderr("e"), limits=SMALL)
+    assert [output["text"] for output in folded.outputs] == ["a", "b", "ce"]
+    assert (folded.stdout, folded.stderr, folded.truncated) == ("bd", "ace", ["outputs"])
+
+
+def test_streams_are_as_in_a_notebook_whenever_the_result_is_asked_for() -> None:
+    """Random messages, and a result after some of them: as when each piece was added to the last output."""
+    rng = random.Random(5)
+    for _ in range(200):
+        taken, expected, pending = OutputFold(OutputLimits()), list[Output](), False
+        for number in range(30):
+            kind = rng.choice(["stdout", "stdout", "stderr", "display", "update", "clear", "wait"])
+            if kind in ("clear", "wait"):
+                taken.add(clear(kind == "wait"))
+                pending = True
+            elif kind == "update":
+                taken.add(update("none", text="a"))
+            if kind in ("stdout", "stderr", "display", "clear") and pending:
+                expected, pending = [], False
+            if kind == "display":
+                taken.add(display(text=str(number)))
+                expected.append(display_output(text=str(number)))
+            elif kind in ("stdout", "stderr"):
+                taken.add(message("stream", name=kind, text=f"{number},"))
+                before = expected.pop()["text"] if expected and expected[-1].get("name") == kind else ""
+                expected.append(stream_output(kind, f"{before}{number},"))
+            if rng.random() < 0.3:
+                assert taken.result().outputs == expected
+        assert taken.result().outputs == expected
+
+
 @pytest.mark.parametrize(
     ("data", "kept"),
     [

@@ -98,6 +98,9 @@ class OutputFold:
         self._limits = limits
         self._tell: OnEvent = on_event or (lambda _name, _data: None)
         self._outputs: list[Output] = []
+        self._pieces: list[str] = []
+        """The text of the last output while it is a stream that may go on. It is put together when it is needed:
+        to add each piece to the text would cost the whole text each time."""
         self._bytes = 0
         self._displays: dict[str, _Displays] = {}  # by display_id
         self._printed: dict[str, list[str]] = {"stdout": [], "stderr": []}
@@ -131,6 +134,7 @@ class OutputFold:
 
     def result(self) -> Folded:
         """Return what has come so far."""
+        self._join_pieces()
         return Folded(
             stdout="".join(self._printed["stdout"]),
             stderr="".join(self._printed["stderr"]),
@@ -164,11 +168,9 @@ class OutputFold:
         self._printed[name].append(text)
         self._tell("stream", {"name": name, "text": text})
         self._apply_clear()
-        last = self._outputs[-1] if self._outputs else None
-        if last is not None and last["output_type"] == "stream" and last["name"] == name:
-            last["text"] += text
-        else:
-            self._append({"output_type": "stream", "name": name, "text": text}, 0)
+        goes_on = bool(self._pieces) and self._outputs[-1]["name"] == name
+        if goes_on or self._append({"output_type": "stream", "name": name, "text": ""}, 0):
+            self._pieces.append(text)
 
     def _take_display(self, content: Mapping[str, Any]) -> None:
         output = {"output_type": "display_data", **_bundle(content)}
@@ -226,14 +228,23 @@ class OutputFold:
         if len(self._outputs) >= self._limits.count or self._bytes + size > self._limits.bytes:
             self.lost()
             return False
+        self._join_pieces()
+        self._pieces.clear()
         self._outputs.append(output)
         self._bytes += size
         return True
+
+    def _join_pieces(self) -> None:
+        """Put the text of the last stream together, in an output of its own: the one before may be in a result."""
+        if self._pieces:
+            self._pieces = ["".join(self._pieces)]
+            self._outputs[-1] = {**self._outputs[-1], "text": self._pieces[0]}
 
     def _apply_clear(self) -> None:
         if self._clear_pending:
             self._clear_pending = False
             self._outputs.clear()
+            self._pieces.clear()
             self._bytes = 0
             self._displays.clear()
             self._shown.clear()
