@@ -11,7 +11,15 @@ import nbformat
 import pytest
 
 from kernelgate.kernel.messages import DELIMITER, Message, parse
-from kernelgate.kernel.outputs import Folded, Output, OutputFold, OutputLimits, clean
+from kernelgate.kernel.outputs import (
+    EVENT_BYTES,
+    TELL_FACTOR,
+    Folded,
+    Output,
+    OutputFold,
+    OutputLimits,
+    clean,
+)
 
 SMALL = OutputLimits(stream_chars=10, bytes=1_000, count=3)
 
@@ -415,6 +423,73 @@ def test_what_was_lost_is_told() -> None:
     taken.lost()
     taken.lost()
     assert taken.result() == Folded(truncated=["outputs"])
+
+
+# --- what is told as it comes
+
+
+def told(*messages: Message, limits: OutputLimits | None = None) -> tuple[list[str], int, Folded]:
+    """Return the names of the events, how many bytes their data has, and the result."""
+    names, size = [], 0
+
+    def on_event(name: str, data: dict[str, Any]) -> None:
+        nonlocal size
+        names.append(name)
+        size += len(json.dumps(data))
+
+    taken = OutputFold(limits or OutputLimits(), on_event)
+    for each in messages:
+        taken.add(each)
+    return names, size, taken.result()
+
+
+def test_outputs_are_told_as_they_come() -> None:
+    messages = [
+        stdout("a"),
+        display("i", text="b"),
+        update("i", text="c"),
+        clear(True),
+        result(1, text="d"),
+        ERROR,
+    ]
+    names, _size, folded = told(*messages)
+    assert names == [each.msg_type for each in messages]
+    assert folded == fold(*messages)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        [clear(False), display(text="a" * 800)],
+        [clear(True), display(text="a" * 800)],
+        [display("i", text="a" * 400), clear(False)],
+        [update("kept", text="a" * 400)],
+        [clear(False), result(1, text="a" * 800)],
+        [clear(False)],
+        [message("error", ename="E", evalue="e" * 400, traceback=["t" * 400])],
+        [message("error", ename="E", evalue="e", traceback=["\n" * 400])],
+        [display("i" * 400, text="a"), clear(False)],
+        [display("i" * 400, text="a"), update("i" * 400, text="b"), clear(False)],
+    ],
+    ids=lambda messages: " ".join(each.msg_type for each in messages),
+)
+def test_what_is_told_is_bounded_though_it_is_cleared(again: list[Message]) -> None:
+    """A thousand rounds that leave no more than a few outputs: the client is told of the first of them."""
+    messages = [display("kept", text="a"), *again * 1_000]
+    names, size, folded = told(*messages, limits=SMALL)
+    assert size + EVENT_BYTES * len(names) <= 2 * TELL_FACTOR * (SMALL.bytes + SMALL.stream_chars)
+    assert folded.outputs == fold(*messages, limits=SMALL).outputs
+    assert "outputs" in folded.truncated
+
+
+def test_all_that_the_limits_let_in_is_told() -> None:
+    messages = [*(display(text="a" * 150) for _ in range(3)), *(stdout("a") for _ in range(9)), ERROR]
+    names, _size, folded = told(*messages, limits=replace(SMALL, count=9))
+    assert (len(names), folded.truncated) == (len(messages), [])
+
+
+def test_nothing_is_truncated_where_nobody_is_told() -> None:
+    assert fold(*[clear(False), display(text="a" * 800)] * 1_000, limits=SMALL).truncated == []
 
 
 # --- hostile contents
