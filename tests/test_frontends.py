@@ -16,6 +16,7 @@ from kernelgate.kernel.frontends import Connection, Frontends, ReplaySettings
 from kernelgate.kernel.hub import Kernel, Listener, Replies
 from kernelgate.kernel.journal import Budget
 from kernelgate.kernel.messages import Message
+from kernelgate.kernel.rates import OUTPUTS
 
 MB = 1 << 20
 STALL = 0.2
@@ -59,6 +60,16 @@ class FakeKernel:
         for listener in self._listeners:
             listener(message(msg_type, {"name": "stdout", "text": text, **content}, parent))
 
+    def status(self, state: str, parent: str) -> None:
+        self.say("", parent, "status", execution_state=state)
+
+    def run(self, cell: str, outputs: int, size: int = 100_000) -> None:
+        """Put out what a cell does, but for the reply, which the server sends."""
+        self.status("busy", cell)
+        for _ in range(outputs):
+            self.say("x" * size, cell)
+        self.status("idle", cell)
+
     def reply(self, parent: str, channel: str = "shell", msg_type: str = "complete_reply") -> None:
         assert self.on_other is not None
         self.on_other(channel, message(msg_type, {"status": "ok"}, parent))
@@ -83,6 +94,15 @@ class Client:
             header, content = json.loads(item[1][0]), json.loads(item[1][3])
             texts.append(content.get("text") or content.get("execution_state") or header["msg_type"])
         return texts
+
+    def take_by_cell(self) -> dict[str, list[str]]:
+        """Take all messages; return the text, else the type, of each by the request that it belongs to."""
+        found: dict[str, list[str]] = {}
+        while (item := self.connection.take()) is not None:
+            header, parent, _metadata, content = map(json.loads, item[1])
+            text = content.get("text") or content.get("execution_state") or header["msg_type"]
+            found.setdefault(parent.get("msg_id", ""), []).append("x" if text.startswith("x") else text)
+        return found
 
     def acknowledge(self) -> None:
         self.connection.acknowledge(self.connection.cursor)
@@ -126,7 +146,7 @@ class Scene:
 
     @property
     def kept(self) -> int:
-        return self.frontends.journal.next - self.frontends.journal.first
+        return len(self.frontends.journal)
 
 
 @asynccontextmanager
@@ -489,6 +509,104 @@ async def test_a_quick_client_misses_nothing_because_of_a_slow_one() -> None:
             assert len(quick.read()) == 1
         assert "dropped" in slow.take()[0]
         assert one.frontends.journal.size <= MB
+
+
+def reply_to(one: Scene, cell: str, name: str = "a") -> None:
+    one.frontends.expect(cell, name)
+    one.kernel.reply(cell, msg_type="execute_reply")
+
+
+def dropped(count: int) -> str:
+    return f"[{count} messages were dropped: more came than is kept for a client that does not read]\n"
+
+
+@on_loop
+async def test_a_client_that_comes_back_gets_the_end_of_every_cell() -> None:
+    """Three cells run while it is away, and one of them puts out three times what is kept."""
+    async with scene(buffer_mb=1) as one:
+        one.client("a").leave()
+        for cell, outputs in (("m1", 1), ("m2", 30), ("m3", 2)):
+            one.kernel.run(cell, outputs)
+            reply_to(one, cell)
+        client = one.client("a")
+        end = ["idle", "execute_reply"]
+        found = client.take_by_cell()
+        assert found == {
+            "m1": ["busy", dropped(1), *end],
+            "m2": ["busy", dropped(22), *["x"] * 8, *end],
+            "m3": ["busy", *["x"] * 2, *end],
+        }
+        assert client.take_by_cell() == {}
+        client.acknowledge()
+        assert one.kept == 0
+
+
+@on_loop
+async def test_what_is_no_output_is_kept() -> None:
+    async with scene(buffer_mb=1) as one:
+        one.client("a").leave()
+        kinds = ["execute_input", "error", "execute_result", "comm_open", "comm_close", "status"]
+        for kind in kinds:
+            one.kernel.say(kind, "m1", kind)
+        one.frontends.publish("stdin", message("input_request", {"text": "?"}, "m1").parts, "a")
+        for kind in ("error", "execute_input", "comm_open", *sorted(OUTPUTS - {"execute_result"})):
+            for _ in range(20):
+                one.kernel.say("x" * 100_000, "m1", kind)
+        assert one.client("a").take_by_cell()["m1"][: len(kinds) + 2] == [*kinds, "?", dropped(150)]
+
+
+@on_loop
+async def test_a_flood_of_what_is_no_output_is_bounded() -> None:
+    async with scene(buffer_mb=1) as one:
+        one.client("a").leave()
+        for number in range(5_000):
+            one.kernel.status("idle", f"m{number}")
+            reply_to(one, f"m{number}")
+            one.kernel.say("x" * 100, f"m{number}")
+        assert one.frontends.journal.size <= MB
+        found = one.client("a").take_by_cell()
+        assert found["m4999"] == ["idle", "execute_reply", "x"]
+
+
+@on_loop
+async def test_each_gap_is_told_where_it_is_and_what_was_read_is_not_told_again() -> None:
+    async with scene(buffer_mb=1) as one:
+        first = one.client("a")
+        one.kernel.run("m1", 2, 10)
+        first.take(2)
+        first.acknowledge()
+        first.leave()
+        for cell in ("m2", "m3"):
+            one.kernel.run(cell, 5, 60_000)
+        one.kernel.run("m4", 20, 60_000)
+        again = one.client("a")
+        assert again.take(4) == [dropped(1), "idle", "busy", dropped(5)]
+        again.acknowledge()
+        again.leave()
+        last = one.client("a")
+        assert last.take_by_cell() == {
+            "m2": ["idle"],
+            "m3": ["busy", dropped(5), "idle"],
+            "m4": ["busy", dropped(3), *["x"] * 17, "idle"],
+        }
+        last.acknowledge()
+        assert one.kept == 0
+
+
+@on_loop
+async def test_what_is_missing_at_the_end_is_told_with_what_comes_next() -> None:
+    """Other kernels take all the room. The client has nothing to read, so the kernel does not wait for it."""
+    async with scene(buffer_mb=1) as one:
+        client = one.client("a")
+        one.kernel.status("busy", "m1")
+        client.read()
+        for _ in range(20):
+            one.kernel.say("x" * 100_000, "m1")
+            one.frontends.journal.cut()
+            assert client.take() == []
+        one.kernel.status("idle", "m1")
+        assert client.take_by_cell() == {"m1": [dropped(20), "idle"]}
+        assert one.kernel.pauses == 0
 
 
 # ---- when the kernel has to wait

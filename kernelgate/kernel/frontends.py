@@ -13,9 +13,9 @@ from traitlets import Float, Int
 from traitlets.config import LoggingConfigurable
 
 from kernelgate.kernel.hub import OWN_MESSAGES, Kernel
-from kernelgate.kernel.journal import Budget, Journal
+from kernelgate.kernel.journal import Budget, Item, Journal
 from kernelgate.kernel.messages import BadMessage, Message, new_header, to_json
-from kernelgate.kernel.rates import Rates
+from kernelgate.kernel.rates import OUTPUTS, Rates
 from kernelgate.kernel.wire import ClientMessage
 
 STALL_SECONDS = 5.0
@@ -34,6 +34,9 @@ SUCCEEDED_SECONDS = 60.0
 HANDED_BYTES = 32 << 20
 HANDED_MESSAGES = 500
 """Messages that a kernel may have been sent and not done."""
+SMALL_BYTES = 1 << 16
+"""Bytes of a message of the kernel's up to which it may be more than an output."""
+
 RATE_EXCEEDED = "[outputs were dropped: more came than IOPUB_MSG_RATE_LIMIT or IOPUB_DATA_RATE_LIMIT allow]\n"
 SERVER = "kernelgate"
 """What the headers of the server's own messages give as their session."""
@@ -143,10 +146,9 @@ class Connection:
     def take(self) -> tuple[str, Sequence[bytes]] | None:
         """Return the channel and the parts of the message that this client is sent next, None when it has all."""
         journal = self._frontends.journal
-        if self.cursor < journal.first:
-            return self._say_lost(journal)
-        while self.cursor < journal.next:
-            item = journal[self.cursor]
+        while (item := journal.from_number(self.cursor)) is not None:
+            if self.cursor < item.number:
+                return self._say_lost(item)
             self.cursor += 1
             self.position, self.moved_at = item.start + item.size, time.monotonic()
             self.frontend.sent = max(self.frontend.sent, self.cursor)
@@ -154,14 +156,17 @@ class Connection:
                 continue
             if not item.to or item.to in self.frontend.names:
                 return item.channel, item.parts
+        self.position = journal.end  # what is missing at the end is told with what comes next
         return None
 
-    def _say_lost(self, journal: Journal) -> tuple[str, Sequence[bytes]]:
-        """Go on behind what the journal has no more; returns what the user is told instead."""
-        count, self.cursor = journal.first - self.cursor, journal.first
+    def _say_lost(self, item: Item) -> tuple[str, Sequence[bytes]]:
+        """Go on at ``item``, before which messages are missing; returns what the user is told instead.
+
+        It is shown where the output of what ``item`` answers to is: that is mostly the end of the same cell.
+        """
+        count, self.cursor, self.position = item.number - self.cursor, item.number, item.start
         text = f"[{count} messages were dropped: more came than is kept for a client that does not read]\n"
-        parent = journal[journal.first].parts[1] if journal.first < journal.next else b"{}"
-        return "iopub", message_parts("stream", {"name": "stderr", "text": text}, parent)
+        return "iopub", message_parts("stream", {"name": "stderr", "text": text}, item.parts[1])
 
     @property
     def unread(self) -> bool:
@@ -294,11 +299,16 @@ class Frontends:
         kernel.on_other = self._on_reply
         kernel.ended.add_done_callback(lambda _end: self._on_end(kernel))
 
-    def publish(self, channel: str, parts: Sequence[bytes], to: str = "", once: bool = False) -> None:
-        """Send a message to all clients, or to the one called ``to``."""
+    def publish(
+        self, channel: str, parts: Sequence[bytes], to: str = "", once: bool = False, is_output: bool = False
+    ) -> None:
+        """Send a message to all clients, or to the one called ``to``.
+
+        ``is_output``: clients can do without it when more comes than is kept for them.
+        """
         if not self._frontends:
             return
-        self.journal.append(channel, parts, to, once)
+        self.journal.append(channel, parts, to, once, is_output)
         for connection in self.connections:
             connection.wake()
         self._balance()
@@ -332,7 +342,8 @@ class Frontends:
 
     def say(self, msg_type: str, content: Mapping[str, Any], parent: bytes = b"{}", once: bool = False) -> None:
         """Send an iopub message of the server's own."""
-        self.publish("iopub", message_parts(msg_type, content, parent), once=once)
+        parts = message_parts(msg_type, content, parent)
+        self.publish("iopub", parts, once=once, is_output=is_output(msg_type, parts))
 
     def status(self, state: str, parent: bytes = b"{}") -> None:
         """Tell all clients what the kernel does.
@@ -382,7 +393,7 @@ class Frontends:
         except BadMessage:
             return
         if self._rates.let_pass(message.msg_type, sum(map(len, parts))):
-            self.publish("iopub", parts)
+            self.publish("iopub", parts, is_output=is_output(message.msg_type, parts))
         elif self._rates.is_news:
             self.say("stream", {"name": "stderr", "text": RATE_EXCEEDED}, parts[1])
 
@@ -448,6 +459,16 @@ class Frontends:
 def message_parts(msg_type: str, content: Mapping[str, Any], parent: bytes = b"{}") -> list[bytes]:
     """Return a message of the server's own; ``parent``: the header that it answers, as JSON."""
     return [to_json(new_header(msg_type, SERVER)), parent, b"{}", to_json(content)]
+
+
+def is_output(msg_type: str, parts: Sequence[bytes]) -> bool:
+    """Tell whether clients can do without an iopub message.
+
+    They can do without what is large. A small result stays, as an error does: a cell has one.
+    """
+    if sum(map(len, parts)) > SMALL_BYTES:
+        return True
+    return msg_type in OUTPUTS and msg_type != "execute_result"
 
 
 def checked_parts(message: Message) -> list[bytes]:
