@@ -6,10 +6,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from kernelgate.auth import Owner
 from kernelgate.containers.engine import GONE, Exit
 from kernelgate.kernel import frontends as module
 from kernelgate.kernel.frontends import Connection, Frontends, ReplaySettings
@@ -17,6 +19,9 @@ from kernelgate.kernel.hub import Kernel, Listener, Replies
 from kernelgate.kernel.journal import Budget
 from kernelgate.kernel.messages import Message
 from kernelgate.kernel.rates import OUTPUTS
+from kernelgate.kernel.wire import ClientMessage
+from kernelgate.languages import PYTHON
+from kernelgate.sessions.channels import Channels, Parts
 
 MB = 1 << 20
 STALL = 0.2
@@ -673,6 +678,95 @@ def test_nobody_waits_for_a_client_that_has_stalled(monkeypatch: pytest.MonkeyPa
             assert one.frontends.journal.size <= MB
 
     asyncio.run(run())
+
+
+# ---- what the kernel does
+
+
+def busy_with(one: Scene) -> str:
+    header = one.frontends.busy_with
+    return str(json.loads(header)["msg_id"]) if header else ""
+
+
+@on_loop
+async def test_the_kernel_is_busy_with_what_it_began_last_and_has_not_ended() -> None:
+    """A cell, and on the control channel and in a subshell two requests that come and go meanwhile."""
+    async with scene() as one:
+        seen = []
+        steps = ["+cell", "+control", "-control", "+subshell", "+late", "-subshell", "-late", "-cell", "-cell"]
+        for step in steps:
+            one.kernel.status("busy" if step[0] == "+" else "idle", step[1:])
+            seen.append(busy_with(one))
+        assert seen == ["cell", "control", "cell", "subshell", "late", "late", "cell", "", ""]
+
+
+@on_loop
+async def test_a_status_that_belongs_to_nothing_changes_nothing() -> None:
+    async with scene() as one:
+        one.kernel.status("busy", "")
+        assert busy_with(one) == ""
+        one.kernel.status("busy", "cell")
+        for state in ("idle", "starting", "busy"):
+            one.kernel.status(state, "")
+        assert busy_with(one) == "cell"
+
+
+@on_loop
+async def test_the_server_may_say_in_the_kernels_place_that_it_is_idle() -> None:
+    async with scene() as one:
+        one.kernel.status("busy", "cell")
+        one.frontends.status("idle")
+        one.frontends.status("busy", b'{"msg_id":"info"}')
+        one.frontends.status("idle", b'{"msg_id":"info"}')
+        assert busy_with(one) == "cell"
+        one.frontends.status("idle", b'{"session":"s","msg_id":"cell"}')
+        assert busy_with(one) == ""
+
+
+@on_loop
+async def test_a_client_that_asks_for_the_kernel_is_told_that_it_is_busy_only_if_it_is() -> None:
+    """The session is in use all the time: at first by the server, say for an undo, then by a cell as well."""
+    async with scene() as one:
+        session = SimpleNamespace(is_running=True, kernel=None)
+        sessions = SimpleNamespace(find=lambda _owner, _session_id: session)
+        parts = SimpleNamespace(info={PYTHON.id: {"status": "ok"}}, sessions=sessions)
+        channels = Channels(Owner("ann"), "s", PYTHON, one.frontends, cast(Parts, parts))
+        client = one.client("a")
+        answer = ["busy", "kernel_info_reply", "idle"]
+
+        async def ask(msg_id: str) -> dict[str, list[str]]:
+            header = {"msg_id": msg_id, "msg_type": "kernel_info_request"}
+            await channels.take(client.connection, ClientMessage("shell", header, {}))
+            return client.take_by_cell()
+
+        assert await ask("i1") == {"i1": answer}
+        one.kernel.status("busy", "cell")
+        assert await ask("i2") == {"cell": ["busy", "busy"], "i2": answer}
+        one.kernel.status("idle", "cell")
+        assert await ask("i3") == {"cell": ["idle"], "i3": answer}
+
+
+@on_loop
+async def test_another_kernel_does_nothing_of_what_the_last_one_did() -> None:
+    async with scene() as one:
+        one.kernel.status("busy", "cell")
+        second = FakeKernel()
+        one.frontends.attach(cast(Kernel, second))
+        assert busy_with(one) == ""
+        second.status("busy", "cell")
+        second.ended.set_result(GONE)
+        await asyncio.sleep(0)
+        assert busy_with(one) == ""
+
+
+@on_loop
+async def test_what_a_kernel_says_that_it_does_is_bounded() -> None:
+    async with scene() as one:
+        for number in range(module.MAX_OPEN + 50):
+            one.kernel.status("busy", f"m{number}")
+            one.kernel.status("busy", f"{number}" + "x" * module.MAX_OPEN_BYTES)
+        assert busy_with(one) == f"m{module.MAX_OPEN + 49}"
+        assert len(one.frontends._open) == module.MAX_OPEN
 
 
 # ---- the kernel's end

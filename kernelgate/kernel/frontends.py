@@ -14,7 +14,7 @@ from traitlets.config import LoggingConfigurable
 
 from kernelgate.kernel.hub import OWN_MESSAGES, Kernel
 from kernelgate.kernel.journal import Budget, Item, Journal
-from kernelgate.kernel.messages import BadMessage, Message, new_header, to_json
+from kernelgate.kernel.messages import BadMessage, Message, new_header, read_object, to_json
 from kernelgate.kernel.rates import OUTPUTS, Rates
 from kernelgate.kernel.wire import ClientMessage
 
@@ -26,6 +26,10 @@ MAX_LEFT = 16
 
 MAX_COMMS = 10_000
 MAX_ASKED = 10_000
+MAX_OPEN = 100
+MAX_OPEN_BYTES = 10_000
+"""Requests that a kernel may be busy with, and bytes of the header of one, as far as it is remembered."""
+
 MAX_ID_CHARS = 256
 MAX_NAMES = 16
 SUCCEEDED_SECONDS = 60.0
@@ -34,8 +38,9 @@ SUCCEEDED_SECONDS = 60.0
 HANDED_BYTES = 32 << 20
 HANDED_MESSAGES = 500
 """Messages that a kernel may have been sent and not done."""
+
 SMALL_BYTES = 1 << 16
-"""Bytes of a message of the kernel's up to which it may be more than an output."""
+"""Bytes of the largest iopub message that is kept when outputs are dropped."""
 
 RATE_EXCEEDED = "[outputs were dropped: more came than IOPUB_MSG_RATE_LIMIT or IOPUB_DATA_RATE_LIMIT allow]\n"
 SERVER = "kernelgate"
@@ -192,8 +197,8 @@ class Frontends:
         self._frontends: dict[str, Frontend] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.journal = Journal(settings.buffer_mb << 20, budget)
-        self.busy_with = b"{}"
-        """The parent header of the kernel's last status, when that was busy."""
+        self._open: OrderedDict[str, bytes] = OrderedDict()
+        """The parent headers with which the kernel said that it is busy and not yet that it is idle, by msg_id."""
         self.comms: set[str] = set()
         self._asked: OrderedDict[str, str] = OrderedDict()
         self._handed: dict[str, Handed] = {}
@@ -287,6 +292,11 @@ class Frontends:
 
     # ---- messages
 
+    @property
+    def busy_with(self) -> bytes:
+        """The header of what the kernel began last of what it still does, as JSON; empty when it does nothing."""
+        return next(reversed(self._open.values()), b"")
+
     def attach(self, kernel: Kernel) -> None:
         """Listen to the kernel that the session has from now on."""
         if kernel is self._kernel:
@@ -294,6 +304,7 @@ class Frontends:
         self._kernel = kernel
         self._take_back(*self._handed)
         self._ending.clear()
+        self._open.clear()
         self.comms.clear()
         kernel.subscribe(self._on_iopub)
         kernel.on_other = self._on_reply
@@ -350,6 +361,8 @@ class Frontends:
 
         Some answer to ``restarting`` by connecting anew: to get it again would have them do so for ever.
         """
+        if state == "idle":  # the kernel may have been interrupted before it could say so
+            self._open.pop(str(read_object(parent, "parent").get("msg_id")), None)
         self.say("status", {"execution_state": state}, parent, once=state in ("restarting", "starting"))
 
     def run(self, running: bool) -> None:
@@ -413,9 +426,10 @@ class Frontends:
     def _watch(self, message: Message, parts: Sequence[bytes]) -> None:
         """Remember what the kernel does, and which of its objects have a counterpart in clients."""
         if message.msg_type == "status":
-            busy = message.content.get("execution_state") == "busy"
-            self.busy_with = parts[1] if busy else b"{}"
-            if not busy:
+            if message.content.get("execution_state") == "busy":
+                self._begin(message.parent_id, parts[1])
+            else:
+                self._open.pop(message.parent_id, None)
                 self._take_back(message.parent_id)
         elif message.msg_type in ("comm_open", "comm_close"):
             comm_id = message.content.get("comm_id")
@@ -426,10 +440,19 @@ class Frontends:
             elif len(self.comms) < MAX_COMMS:
                 self.comms.add(comm_id)
 
+    def _begin(self, msg_id: str, header: bytes) -> None:
+        """Remember what the kernel does now; on the control channel and in subshells it does several at a time."""
+        if not msg_id or len(header) > MAX_OPEN_BYTES:
+            return
+        self._open[msg_id] = header
+        self._open.move_to_end(msg_id)
+        if len(self._open) > MAX_OPEN:
+            self._open.popitem(last=False)
+
     def _on_end(self, kernel: Kernel) -> None:
         if kernel is self._kernel:
             self._kernel = None
-            self.busy_with = b"{}"
+            self._open.clear()
             self._take_back(*self._handed)
             if not kernel.closed and not kernel.is_ended:
                 self.on_death()
