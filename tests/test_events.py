@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
+import logging
+import re
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
+from tornado.httpserver import HTTPServer
+from tornado.testing import bind_unused_port
+from tornado.web import Application
 
+from kernelgate.api import events as events_module
+from kernelgate.api.running import RunHandler
+from kernelgate.auth import Authenticator
+from kernelgate.cors import Cors
 from tests.schemas import check
 from tests.server import OTHER_KEY, PROMPT, Client, Json, Server, in_background, new_id, wait_for
 
@@ -319,6 +330,106 @@ def test_a_client_that_goes_away_interrupts_the_code(client: Client, session_id:
         each.until("stream")
     wait_for(lambda: client.session(session_id)["state"] == "idle", PROMPT)
     assert client.printed("print(ended)", session_id=session_id) == "interrupted\n"
+
+
+# --- a client that does not read what it is sent
+
+KB = 1 << 10
+MB = 1 << 20
+Ends = asyncio.Queue[str]
+"""Takes how each run ended."""
+
+
+class Flood(RunHandler[Json]):
+    """A handler that sends ``count`` events of 100 kB, as fast as ``until`` lets it, and then the answer."""
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        self._count: int = kwargs.pop("count")
+        self._until: asyncio.Event = kwargs.pop("until")
+        self._ends: Ends = kwargs.pop("ends")
+        super().initialize(*args, **kwargs)
+
+    async def post(self) -> None:
+        await self.see_through(self._flood(), self._until)
+
+    def as_event(self, result: Json) -> Json:
+        return result
+
+    async def _flood(self) -> Json:
+        try:
+            for number in range(self._count):
+                self.send("stream", {"number": number, "text": "x" * 100_000})
+                await asyncio.sleep(0)
+            await asyncio.wait_for(self._until.wait(), 30)
+        except asyncio.CancelledError:
+            self._ends.put_nowait("cancelled")
+            raise
+        self._ends.put_nowait("done")
+        return {"count": self._count}
+
+
+@asynccontextmanager
+async def flood(count: int, until: asyncio.Event, ends: Ends) -> AsyncIterator[asyncio.StreamReader]:
+    """Ask such a handler, in this process. The client reads nothing by itself beyond what a small buffer takes."""
+    services = SimpleNamespace(
+        authenticator=Authenticator(), cors=Cors(), keepalive_seconds=0.01, log=logging.getLogger("flood")
+    )
+    application = Application([("/", Flood, {"services": services, "count": count, "until": until, "ends": ends})])
+    listener, port = bind_unused_port()
+    server = HTTPServer(application)
+    server.add_sockets([listener])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=64 * KB)
+    try:
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nContent-Length: 0\r\n\r\n")
+        yield reader
+    finally:
+        writer.close()
+        server.stop()
+        await server.close_all_connections()
+
+
+def texts(body: bytes) -> list[Json]:
+    """Return the data of the events in an answer in chunks."""
+    return [json.loads(line) for line in re.findall(rb"^data: (.*)$", body, re.MULTILINE)]
+
+
+def test_a_client_that_lets_too_much_wait_loses_its_connection(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 100 MB it reads nothing: at 1 MB beyond what sockets take the run is cancelled, which never ends else."""
+    monkeypatch.setattr(events_module, "UNREAD_BYTES", MB)
+
+    async def run() -> None:
+        ends = Ends()
+        async with flood(1_000, asyncio.Event(), ends) as reader:
+            assert await asyncio.wait_for(ends.get(), 20) == "cancelled"
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await reader.readexactly(100 * MB)
+
+    asyncio.run(run())
+    assert "wait unread" in caplog.text
+
+
+def test_a_client_that_reads_late_gets_everything_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 MB it reads nothing until all was sent; a single event larger than the bound is no reason to end."""
+
+    async def run(count: int) -> None:
+        ends = Ends()
+        until = asyncio.Event()
+        async with flood(count, until, ends) as reader:
+            await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.2)
+            until.set()
+            body = b""
+            while not body.endswith(b"\r\n0\r\n\r\n"):
+                body += await asyncio.wait_for(reader.read(MB), 20)
+        numbers = [data.get("number") for data in texts(body)[:-1]]
+        assert (numbers, texts(body)[-1]) == (list(range(count)), {"count": count})
+        assert ends.get_nowait() == "done"
+
+    asyncio.run(run(200))
+    monkeypatch.setattr(events_module, "UNREAD_BYTES", 10 * KB)
+    asyncio.run(run(1))
 
 
 # --- input

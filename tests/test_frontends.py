@@ -6,16 +6,22 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from kernelgate.auth import Owner
 from kernelgate.containers.engine import GONE, Exit
 from kernelgate.kernel import frontends as module
 from kernelgate.kernel.frontends import Connection, Frontends, ReplaySettings
 from kernelgate.kernel.hub import Kernel, Listener, Replies
 from kernelgate.kernel.journal import Budget
 from kernelgate.kernel.messages import Message
+from kernelgate.kernel.rates import OUTPUTS
+from kernelgate.kernel.wire import ClientMessage
+from kernelgate.languages import PYTHON
+from kernelgate.sessions.channels import Channels, Parts
 
 MB = 1 << 20
 STALL = 0.2
@@ -59,6 +65,16 @@ class FakeKernel:
         for listener in self._listeners:
             listener(message(msg_type, {"name": "stdout", "text": text, **content}, parent))
 
+    def status(self, state: str, parent: str) -> None:
+        self.say("", parent, "status", execution_state=state)
+
+    def run(self, cell: str, outputs: int, size: int = 100_000) -> None:
+        """Put out what a cell does, but for the reply, which the server sends."""
+        self.status("busy", cell)
+        for _ in range(outputs):
+            self.say("x" * size, cell)
+        self.status("idle", cell)
+
     def reply(self, parent: str, channel: str = "shell", msg_type: str = "complete_reply") -> None:
         assert self.on_other is not None
         self.on_other(channel, message(msg_type, {"status": "ok"}, parent))
@@ -83,6 +99,15 @@ class Client:
             header, content = json.loads(item[1][0]), json.loads(item[1][3])
             texts.append(content.get("text") or content.get("execution_state") or header["msg_type"])
         return texts
+
+    def take_by_cell(self) -> dict[str, list[str]]:
+        """Take all messages; return the text, else the type, of each by the request that it belongs to."""
+        found: dict[str, list[str]] = {}
+        while (item := self.connection.take()) is not None:
+            header, parent, _metadata, content = map(json.loads, item[1])
+            text = content.get("text") or content.get("execution_state") or header["msg_type"]
+            found.setdefault(parent.get("msg_id", ""), []).append("x" if text.startswith("x") else text)
+        return found
 
     def acknowledge(self) -> None:
         self.connection.acknowledge(self.connection.cursor)
@@ -126,7 +151,7 @@ class Scene:
 
     @property
     def kept(self) -> int:
-        return self.frontends.journal.next - self.frontends.journal.first
+        return len(self.frontends.journal)
 
 
 @asynccontextmanager
@@ -491,6 +516,104 @@ async def test_a_quick_client_misses_nothing_because_of_a_slow_one() -> None:
         assert one.frontends.journal.size <= MB
 
 
+def reply_to(one: Scene, cell: str, name: str = "a") -> None:
+    one.frontends.expect(cell, name)
+    one.kernel.reply(cell, msg_type="execute_reply")
+
+
+def dropped(count: int) -> str:
+    return f"[{count} messages were dropped: more came than is kept for a client that does not read]\n"
+
+
+@on_loop
+async def test_a_client_that_comes_back_gets_the_end_of_every_cell() -> None:
+    """Three cells run while it is away, and one of them puts out three times what is kept."""
+    async with scene(buffer_mb=1) as one:
+        one.client("a").leave()
+        for cell, outputs in (("m1", 1), ("m2", 30), ("m3", 2)):
+            one.kernel.run(cell, outputs)
+            reply_to(one, cell)
+        client = one.client("a")
+        end = ["idle", "execute_reply"]
+        found = client.take_by_cell()
+        assert found == {
+            "m1": ["busy", dropped(1), *end],
+            "m2": ["busy", dropped(22), *["x"] * 8, *end],
+            "m3": ["busy", *["x"] * 2, *end],
+        }
+        assert client.take_by_cell() == {}
+        client.acknowledge()
+        assert one.kept == 0
+
+
+@on_loop
+async def test_what_is_no_output_is_kept() -> None:
+    async with scene(buffer_mb=1) as one:
+        one.client("a").leave()
+        kinds = ["execute_input", "error", "execute_result", "comm_open", "comm_close", "status"]
+        for kind in kinds:
+            one.kernel.say(kind, "m1", kind)
+        one.frontends.publish("stdin", message("input_request", {"text": "?"}, "m1").parts, "a")
+        for kind in ("error", "execute_input", "comm_open", *sorted(OUTPUTS - {"execute_result"})):
+            for _ in range(20):
+                one.kernel.say("x" * 100_000, "m1", kind)
+        assert one.client("a").take_by_cell()["m1"][: len(kinds) + 2] == [*kinds, "?", dropped(150)]
+
+
+@on_loop
+async def test_a_flood_of_what_is_no_output_is_bounded() -> None:
+    async with scene(buffer_mb=1) as one:
+        one.client("a").leave()
+        for number in range(5_000):
+            one.kernel.status("idle", f"m{number}")
+            reply_to(one, f"m{number}")
+            one.kernel.say("x" * 100, f"m{number}")
+        assert one.frontends.journal.size <= MB
+        found = one.client("a").take_by_cell()
+        assert found["m4999"] == ["idle", "execute_reply", "x"]
+
+
+@on_loop
+async def test_each_gap_is_told_where_it_is_and_what_was_read_is_not_told_again() -> None:
+    async with scene(buffer_mb=1) as one:
+        first = one.client("a")
+        one.kernel.run("m1", 2, 10)
+        first.take(2)
+        first.acknowledge()
+        first.leave()
+        for cell in ("m2", "m3"):
+            one.kernel.run(cell, 5, 60_000)
+        one.kernel.run("m4", 20, 60_000)
+        again = one.client("a")
+        assert again.take(4) == [dropped(1), "idle", "busy", dropped(5)]
+        again.acknowledge()
+        again.leave()
+        last = one.client("a")
+        assert last.take_by_cell() == {
+            "m2": ["idle"],
+            "m3": ["busy", dropped(5), "idle"],
+            "m4": ["busy", dropped(3), *["x"] * 17, "idle"],
+        }
+        last.acknowledge()
+        assert one.kept == 0
+
+
+@on_loop
+async def test_what_is_missing_at_the_end_is_told_with_what_comes_next() -> None:
+    """Other kernels take all the room. The client has nothing to read, so the kernel does not wait for it."""
+    async with scene(buffer_mb=1) as one:
+        client = one.client("a")
+        one.kernel.status("busy", "m1")
+        client.read()
+        for _ in range(20):
+            one.kernel.say("x" * 100_000, "m1")
+            one.frontends.journal.cut()
+            assert client.take() == []
+        one.kernel.status("idle", "m1")
+        assert client.take_by_cell() == {"m1": [dropped(20), "idle"]}
+        assert one.kernel.pauses == 0
+
+
 # ---- when the kernel has to wait
 
 
@@ -555,6 +678,95 @@ def test_nobody_waits_for_a_client_that_has_stalled(monkeypatch: pytest.MonkeyPa
             assert one.frontends.journal.size <= MB
 
     asyncio.run(run())
+
+
+# ---- what the kernel does
+
+
+def busy_with(one: Scene) -> str:
+    header = one.frontends.busy_with
+    return str(json.loads(header)["msg_id"]) if header else ""
+
+
+@on_loop
+async def test_the_kernel_is_busy_with_what_it_began_last_and_has_not_ended() -> None:
+    """A cell, and on the control channel and in a subshell two requests that come and go meanwhile."""
+    async with scene() as one:
+        seen = []
+        steps = ["+cell", "+control", "-control", "+subshell", "+late", "-subshell", "-late", "-cell", "-cell"]
+        for step in steps:
+            one.kernel.status("busy" if step[0] == "+" else "idle", step[1:])
+            seen.append(busy_with(one))
+        assert seen == ["cell", "control", "cell", "subshell", "late", "late", "cell", "", ""]
+
+
+@on_loop
+async def test_a_status_that_belongs_to_nothing_changes_nothing() -> None:
+    async with scene() as one:
+        one.kernel.status("busy", "")
+        assert busy_with(one) == ""
+        one.kernel.status("busy", "cell")
+        for state in ("idle", "starting", "busy"):
+            one.kernel.status(state, "")
+        assert busy_with(one) == "cell"
+
+
+@on_loop
+async def test_the_server_may_say_in_the_kernels_place_that_it_is_idle() -> None:
+    async with scene() as one:
+        one.kernel.status("busy", "cell")
+        one.frontends.status("idle")
+        one.frontends.status("busy", b'{"msg_id":"info"}')
+        one.frontends.status("idle", b'{"msg_id":"info"}')
+        assert busy_with(one) == "cell"
+        one.frontends.status("idle", b'{"session":"s","msg_id":"cell"}')
+        assert busy_with(one) == ""
+
+
+@on_loop
+async def test_a_client_that_asks_for_the_kernel_is_told_that_it_is_busy_only_if_it_is() -> None:
+    """The session is in use all the time: at first by the server, say for an undo, then by a cell as well."""
+    async with scene() as one:
+        session = SimpleNamespace(is_running=True, kernel=None)
+        sessions = SimpleNamespace(find=lambda _owner, _session_id: session)
+        parts = SimpleNamespace(info={PYTHON.id: {"status": "ok"}}, sessions=sessions)
+        channels = Channels(Owner("ann"), "s", PYTHON, one.frontends, cast(Parts, parts))
+        client = one.client("a")
+        answer = ["busy", "kernel_info_reply", "idle"]
+
+        async def ask(msg_id: str) -> dict[str, list[str]]:
+            header = {"msg_id": msg_id, "msg_type": "kernel_info_request"}
+            await channels.take(client.connection, ClientMessage("shell", header, {}))
+            return client.take_by_cell()
+
+        assert await ask("i1") == {"i1": answer}
+        one.kernel.status("busy", "cell")
+        assert await ask("i2") == {"cell": ["busy", "busy"], "i2": answer}
+        one.kernel.status("idle", "cell")
+        assert await ask("i3") == {"cell": ["idle"], "i3": answer}
+
+
+@on_loop
+async def test_another_kernel_does_nothing_of_what_the_last_one_did() -> None:
+    async with scene() as one:
+        one.kernel.status("busy", "cell")
+        second = FakeKernel()
+        one.frontends.attach(cast(Kernel, second))
+        assert busy_with(one) == ""
+        second.status("busy", "cell")
+        second.ended.set_result(GONE)
+        await asyncio.sleep(0)
+        assert busy_with(one) == ""
+
+
+@on_loop
+async def test_what_a_kernel_says_that_it_does_is_bounded() -> None:
+    async with scene() as one:
+        for number in range(module.MAX_OPEN + 50):
+            one.kernel.status("busy", f"m{number}")
+            one.kernel.status("busy", f"{number}" + "x" * module.MAX_OPEN_BYTES)
+        assert busy_with(one) == f"m{module.MAX_OPEN + 49}"
+        assert len(one.frontends._open) == module.MAX_OPEN
 
 
 # ---- the kernel's end

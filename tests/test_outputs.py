@@ -11,7 +11,15 @@ import nbformat
 import pytest
 
 from kernelgate.kernel.messages import DELIMITER, Message, parse
-from kernelgate.kernel.outputs import Folded, Output, OutputFold, OutputLimits, clean
+from kernelgate.kernel.outputs import (
+    EVENT_BYTES,
+    TELL_FACTOR,
+    Folded,
+    Output,
+    OutputFold,
+    OutputLimits,
+    clean,
+)
 
 SMALL = OutputLimits(stream_chars=10, bytes=1_000, count=3)
 
@@ -226,6 +234,62 @@ def test_a_result_does_not_change_with_what_comes_later() -> None:
     assert (len(first.outputs), first.shown, first.truncated) == (1, "a\n", [])
 
 
+def test_a_stream_in_a_result_does_not_grow_with_what_comes_later() -> None:
+    taken = OutputFold(OutputLimits())
+    texts = []
+    for text in ("a", "b", "c"):
+        taken.add(stdout(text))
+        texts.append(taken.result().outputs)
+    assert texts == [[stream_output("stdout", text)] for text in ("a", "ab", "abc")]
+    assert taken.result().outputs == texts[-1]
+
+
+def test_the_pieces_of_a_stream_are_put_together_once() -> None:
+    """100,000 pieces: the text so far is not touched by the next piece, whatever characters it has."""
+    taken = OutputFold(OutputLimits())
+    for _ in range(100_000):
+        taken.add(stdout("12345678\U0001f600\n"))
+    assert [output["text"] for output in taken._outputs] == [""]
+    assert taken.result().outputs == [stream_output("stdout", "12345678\U0001f600\n" * 100_000)]
+
+
+def test_a_stream_goes_on_behind_an_output_that_had_no_place() -> None:
+    folded = fold(stdout("a"), display(text="x" * 1_000), update("i", text="b"), stdout("c"), limits=SMALL)
+    assert folded.outputs == [stream_output("stdout", "ac")]
+
+
+def test_a_stream_that_has_no_place_does_not_go_on_elsewhere() -> None:
+    folded = fold(stderr("a"), stdout("b"), stderr("c"), stdout("d"), stderr("e"), limits=SMALL)
+    assert [output["text"] for output in folded.outputs] == ["a", "b", "ce"]
+    assert (folded.stdout, folded.stderr, folded.truncated) == ("bd", "ace", ["outputs"])
+
+
+def test_streams_are_as_in_a_notebook_whenever_the_result_is_asked_for() -> None:
+    """Random messages, and a result after some of them: as when each piece was added to the last output."""
+    rng = random.Random(5)
+    for _ in range(200):
+        taken, expected, pending = OutputFold(OutputLimits()), list[Output](), False
+        for number in range(30):
+            kind = rng.choice(["stdout", "stdout", "stderr", "display", "update", "clear", "wait"])
+            if kind in ("clear", "wait"):
+                taken.add(clear(kind == "wait"))
+                pending = True
+            elif kind == "update":
+                taken.add(update("none", text="a"))
+            if kind in ("stdout", "stderr", "display", "clear") and pending:
+                expected, pending = [], False
+            if kind == "display":
+                taken.add(display(text=str(number)))
+                expected.append(display_output(text=str(number)))
+            elif kind in ("stdout", "stderr"):
+                taken.add(message("stream", name=kind, text=f"{number},"))
+                before = expected.pop()["text"] if expected and expected[-1].get("name") == kind else ""
+                expected.append(stream_output(kind, f"{before}{number},"))
+            if rng.random() < 0.3:
+                assert taken.result().outputs == expected
+        assert taken.result().outputs == expected
+
+
 @pytest.mark.parametrize(
     ("data", "kept"),
     [
@@ -359,6 +423,73 @@ def test_what_was_lost_is_told() -> None:
     taken.lost()
     taken.lost()
     assert taken.result() == Folded(truncated=["outputs"])
+
+
+# --- what is told as it comes
+
+
+def told(*messages: Message, limits: OutputLimits | None = None) -> tuple[list[str], int, Folded]:
+    """Return the names of the events, how many bytes their data has, and the result."""
+    names, size = [], 0
+
+    def on_event(name: str, data: dict[str, Any]) -> None:
+        nonlocal size
+        names.append(name)
+        size += len(json.dumps(data))
+
+    taken = OutputFold(limits or OutputLimits(), on_event)
+    for each in messages:
+        taken.add(each)
+    return names, size, taken.result()
+
+
+def test_outputs_are_told_as_they_come() -> None:
+    messages = [
+        stdout("a"),
+        display("i", text="b"),
+        update("i", text="c"),
+        clear(True),
+        result(1, text="d"),
+        ERROR,
+    ]
+    names, _size, folded = told(*messages)
+    assert names == [each.msg_type for each in messages]
+    assert folded == fold(*messages)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        [clear(False), display(text="a" * 800)],
+        [clear(True), display(text="a" * 800)],
+        [display("i", text="a" * 400), clear(False)],
+        [update("kept", text="a" * 400)],
+        [clear(False), result(1, text="a" * 800)],
+        [clear(False)],
+        [message("error", ename="E", evalue="e" * 400, traceback=["t" * 400])],
+        [message("error", ename="E", evalue="e", traceback=["\n" * 400])],
+        [display("i" * 400, text="a"), clear(False)],
+        [display("i" * 400, text="a"), update("i" * 400, text="b"), clear(False)],
+    ],
+    ids=lambda messages: " ".join(each.msg_type for each in messages),
+)
+def test_what_is_told_is_bounded_though_it_is_cleared(again: list[Message]) -> None:
+    """A thousand rounds that leave no more than a few outputs: the client is told of the first of them."""
+    messages = [display("kept", text="a"), *again * 1_000]
+    names, size, folded = told(*messages, limits=SMALL)
+    assert size + EVENT_BYTES * len(names) <= 2 * TELL_FACTOR * (SMALL.bytes + SMALL.stream_chars)
+    assert folded.outputs == fold(*messages, limits=SMALL).outputs
+    assert "outputs" in folded.truncated
+
+
+def test_all_that_the_limits_let_in_is_told() -> None:
+    messages = [*(display(text="a" * 150) for _ in range(3)), *(stdout("a") for _ in range(9)), ERROR]
+    names, _size, folded = told(*messages, limits=replace(SMALL, count=9))
+    assert (len(names), folded.truncated) == (len(messages), [])
+
+
+def test_nothing_is_truncated_where_nobody_is_told() -> None:
+    assert fold(*[clear(False), display(text="a" * 800)] * 1_000, limits=SMALL).truncated == []
 
 
 # --- hostile contents

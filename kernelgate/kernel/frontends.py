@@ -13,9 +13,9 @@ from traitlets import Float, Int
 from traitlets.config import LoggingConfigurable
 
 from kernelgate.kernel.hub import OWN_MESSAGES, Kernel
-from kernelgate.kernel.journal import Budget, Journal
-from kernelgate.kernel.messages import BadMessage, Message, new_header, to_json
-from kernelgate.kernel.rates import Rates
+from kernelgate.kernel.journal import Budget, Item, Journal
+from kernelgate.kernel.messages import BadMessage, Message, new_header, read_object, to_json
+from kernelgate.kernel.rates import OUTPUTS, Rates
 from kernelgate.kernel.wire import ClientMessage
 
 STALL_SECONDS = 5.0
@@ -26,6 +26,10 @@ MAX_LEFT = 16
 
 MAX_COMMS = 10_000
 MAX_ASKED = 10_000
+MAX_OPEN = 100
+MAX_OPEN_BYTES = 10_000
+"""Requests that a kernel may be busy with, and bytes of the header of one, as far as it is remembered."""
+
 MAX_ID_CHARS = 256
 MAX_NAMES = 16
 SUCCEEDED_SECONDS = 60.0
@@ -34,6 +38,10 @@ SUCCEEDED_SECONDS = 60.0
 HANDED_BYTES = 32 << 20
 HANDED_MESSAGES = 500
 """Messages that a kernel may have been sent and not done."""
+
+SMALL_BYTES = 1 << 16
+"""Bytes of the largest iopub message that is kept when outputs are dropped."""
+
 RATE_EXCEEDED = "[outputs were dropped: more came than IOPUB_MSG_RATE_LIMIT or IOPUB_DATA_RATE_LIMIT allow]\n"
 SERVER = "kernelgate"
 """What the headers of the server's own messages give as their session."""
@@ -143,10 +151,9 @@ class Connection:
     def take(self) -> tuple[str, Sequence[bytes]] | None:
         """Return the channel and the parts of the message that this client is sent next, None when it has all."""
         journal = self._frontends.journal
-        if self.cursor < journal.first:
-            return self._say_lost(journal)
-        while self.cursor < journal.next:
-            item = journal[self.cursor]
+        while (item := journal.from_number(self.cursor)) is not None:
+            if self.cursor < item.number:
+                return self._say_lost(item)
             self.cursor += 1
             self.position, self.moved_at = item.start + item.size, time.monotonic()
             self.frontend.sent = max(self.frontend.sent, self.cursor)
@@ -154,14 +161,17 @@ class Connection:
                 continue
             if not item.to or item.to in self.frontend.names:
                 return item.channel, item.parts
+        self.position = journal.end  # what is missing at the end is told with what comes next
         return None
 
-    def _say_lost(self, journal: Journal) -> tuple[str, Sequence[bytes]]:
-        """Go on behind what the journal has no more; returns what the user is told instead."""
-        count, self.cursor = journal.first - self.cursor, journal.first
+    def _say_lost(self, item: Item) -> tuple[str, Sequence[bytes]]:
+        """Go on at ``item``, before which messages are missing; returns what the user is told instead.
+
+        It is shown where the output of what ``item`` answers to is: that is mostly the end of the same cell.
+        """
+        count, self.cursor, self.position = item.number - self.cursor, item.number, item.start
         text = f"[{count} messages were dropped: more came than is kept for a client that does not read]\n"
-        parent = journal[journal.first].parts[1] if journal.first < journal.next else b"{}"
-        return "iopub", message_parts("stream", {"name": "stderr", "text": text}, parent)
+        return "iopub", message_parts("stream", {"name": "stderr", "text": text}, item.parts[1])
 
     @property
     def unread(self) -> bool:
@@ -187,8 +197,8 @@ class Frontends:
         self._frontends: dict[str, Frontend] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.journal = Journal(settings.buffer_mb << 20, budget)
-        self.busy_with = b"{}"
-        """The parent header of the kernel's last status, when that was busy."""
+        self._open: OrderedDict[str, bytes] = OrderedDict()
+        """The parent headers with which the kernel said that it is busy and not yet that it is idle, by msg_id."""
         self.comms: set[str] = set()
         self._asked: OrderedDict[str, str] = OrderedDict()
         self._handed: dict[str, Handed] = {}
@@ -280,6 +290,11 @@ class Frontends:
 
     # ---- messages
 
+    @property
+    def busy_with(self) -> bytes:
+        """The header of what the kernel began last of what it still does, as JSON; empty when it does nothing."""
+        return next(reversed(self._open.values()), b"")
+
     def attach(self, kernel: Kernel) -> None:
         """Listen to the kernel that the session has from now on."""
         if kernel is self._kernel:
@@ -287,16 +302,22 @@ class Frontends:
         self._kernel = kernel
         self._take_back(*self._handed)
         self._ending.clear()
+        self._open.clear()
         self.comms.clear()
         kernel.subscribe(self._on_iopub)
         kernel.on_other = self._on_reply
         kernel.ended.add_done_callback(lambda _end: self._on_end(kernel))
 
-    def publish(self, channel: str, parts: Sequence[bytes], to: str = "", once: bool = False) -> None:
-        """Send a message to all clients, or to the one called ``to``."""
+    def publish(
+        self, channel: str, parts: Sequence[bytes], to: str = "", once: bool = False, is_output: bool = False
+    ) -> None:
+        """Send a message to all clients, or to the one called ``to``.
+
+        ``is_output``: clients can do without it when more comes than is kept for them.
+        """
         if not self._frontends:
             return
-        self.journal.append(channel, parts, to, once)
+        self.journal.append(channel, parts, to, once, is_output)
         for connection in self.connections:
             connection.wake()
         self._balance()
@@ -335,13 +356,16 @@ class Frontends:
 
     def say(self, msg_type: str, content: Mapping[str, Any], parent: bytes = b"{}", once: bool = False) -> None:
         """Send an iopub message of the server's own."""
-        self.publish("iopub", message_parts(msg_type, content, parent), once=once)
+        parts = message_parts(msg_type, content, parent)
+        self.publish("iopub", parts, once=once, is_output=is_output(msg_type, parts))
 
     def status(self, state: str, parent: bytes = b"{}") -> None:
         """Tell all clients what the kernel does.
 
         Some answer to ``restarting`` by connecting anew: to get it again would have them do so for ever.
         """
+        if state == "idle":  # the kernel may have been interrupted before it could say so
+            self._open.pop(str(read_object(parent, "parent").get("msg_id")), None)
         self.say("status", {"execution_state": state}, parent, once=state in ("restarting", "starting"))
 
     def run(self, running: bool) -> None:
@@ -384,7 +408,7 @@ class Frontends:
         except BadMessage:
             return
         if self._rates.let_pass(message.msg_type, sum(map(len, parts))):
-            self.publish("iopub", parts)
+            self.publish("iopub", parts, is_output=is_output(message.msg_type, parts))
         elif self._rates.is_news:
             self.say("stream", {"name": "stderr", "text": RATE_EXCEEDED}, parts[1])
 
@@ -404,9 +428,10 @@ class Frontends:
     def _watch(self, message: Message, parts: Sequence[bytes]) -> None:
         """Remember what the kernel does, and which of its objects have a counterpart in clients."""
         if message.msg_type == "status":
-            busy = message.content.get("execution_state") == "busy"
-            self.busy_with = parts[1] if busy else b"{}"
-            if not busy:
+            if message.content.get("execution_state") == "busy":
+                self._begin(message.parent_id, parts[1])
+            else:
+                self._open.pop(message.parent_id, None)
                 self._take_back(message.parent_id)
         elif message.msg_type in ("comm_open", "comm_close"):
             comm_id = message.content.get("comm_id")
@@ -417,10 +442,19 @@ class Frontends:
             elif len(self.comms) < MAX_COMMS:
                 self.comms.add(comm_id)
 
+    def _begin(self, msg_id: str, header: bytes) -> None:
+        """Remember what the kernel does now; on the control channel and in subshells it does several at a time."""
+        if not msg_id or len(header) > MAX_OPEN_BYTES:
+            return
+        self._open[msg_id] = header
+        self._open.move_to_end(msg_id)
+        if len(self._open) > MAX_OPEN:
+            self._open.popitem(last=False)
+
     def _on_end(self, kernel: Kernel) -> None:
         if kernel is self._kernel:
             self._kernel = None
-            self.busy_with = b"{}"
+            self._open.clear()
             self._take_back(*self._handed)
             if not kernel.closed and not kernel.is_ended:
                 self.on_death()
@@ -450,6 +484,16 @@ class Frontends:
 def message_parts(msg_type: str, content: Mapping[str, Any], parent: bytes = b"{}") -> list[bytes]:
     """Return a message of the server's own; ``parent``: the header that it answers, as JSON."""
     return [to_json(new_header(msg_type, SERVER)), parent, b"{}", to_json(content)]
+
+
+def is_output(msg_type: str, parts: Sequence[bytes]) -> bool:
+    """Tell whether clients can do without an iopub message.
+
+    They can do without what is large. A small result stays, as an error does: a cell has one.
+    """
+    if sum(map(len, parts)) > SMALL_BYTES:
+        return True
+    return msg_type in OUTPUTS and msg_type != "execute_result"
 
 
 def checked_parts(message: Message) -> list[bytes]:

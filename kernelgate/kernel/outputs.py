@@ -43,6 +43,12 @@ SMALL_MESSAGE = 1 << 16
 READ_FACTOR = 8
 """Times the limits that are read from one execution before what is large is passed over unread."""
 
+TELL_FACTOR = 8
+"""Times the limits that are told of one execution as it goes on. What is cleared gives nothing back here."""
+
+EVENT_BYTES = 64
+"""Bytes that an event takes beside what belongs to it."""
+
 
 @dataclass
 class Folded:
@@ -94,10 +100,17 @@ class OutputFold:
     """
 
     def __init__(self, limits: OutputLimits, on_event: OnEvent | None = None) -> None:
-        """``on_event`` is called with each output as it comes, within the limits."""
+        """``on_event`` is called with each output as it comes, within the limits.
+
+        Code may clear and display for ever: what is told has a limit of its own. The result then says that
+        ``outputs`` were truncated, and has them all the same.
+        """
         self._limits = limits
-        self._tell: OnEvent = on_event or (lambda _name, _data: None)
+        self._on_event = on_event
         self._outputs: list[Output] = []
+        self._pieces: list[str] = []
+        """The text of the last output while it is a stream that may go on. It is put together when it is needed:
+        to add each piece to the text would cost the whole text each time."""
         self._bytes = 0
         self._displays: dict[str, _Displays] = {}  # by display_id
         self._printed: dict[str, list[str]] = {"stdout": [], "stderr": []}
@@ -107,6 +120,7 @@ class OutputFold:
         self._truncated: dict[str, None] = {}
         self._shown: list[str] = []
         self._to_read = READ_FACTOR * (limits.bytes + limits.stream_chars)
+        self._to_tell = TELL_FACTOR * (limits.bytes + limits.stream_chars)
         self.execution_count: int | None = None
         self.idle = False
         """Whether the kernel said that it has done all the request asked for."""
@@ -131,6 +145,7 @@ class OutputFold:
 
     def result(self) -> Folded:
         """Return what has come so far."""
+        self._join_pieces()
         return Folded(
             stdout="".join(self._printed["stdout"]),
             stderr="".join(self._printed["stderr"]),
@@ -140,6 +155,16 @@ class OutputFold:
             execution_count=self.execution_count,
             truncated=list(self._truncated),
         )
+
+    def _tell(self, name: str, data: dict[str, Any], size: int) -> None:
+        """Tell of an event, whose data has about ``size`` bytes, as long as not too much was told."""
+        if self._on_event is None:
+            return
+        self._to_tell -= size + EVENT_BYTES
+        if self._to_tell >= 0:
+            self._on_event(name, data)
+        else:
+            self.lost()
 
     # ---- one message each
 
@@ -162,13 +187,11 @@ class OutputFold:
         text = clean(text)
         self._chars[name] += len(text)
         self._printed[name].append(text)
-        self._tell("stream", {"name": name, "text": text})
+        self._tell("stream", {"name": name, "text": text}, len(text))
         self._apply_clear()
-        last = self._outputs[-1] if self._outputs else None
-        if last is not None and last["output_type"] == "stream" and last["name"] == name:
-            last["text"] += text
-        else:
-            self._append({"output_type": "stream", "name": name, "text": text}, 0)
+        goes_on = bool(self._pieces) and self._outputs[-1]["name"] == name
+        if goes_on or self._append({"output_type": "stream", "name": name, "text": ""}, 0):
+            self._pieces.append(text)
 
     def _take_display(self, content: Mapping[str, Any]) -> None:
         output = {"output_type": "display_data", **_bundle(content)}
@@ -176,29 +199,31 @@ class OutputFold:
         if self._append(output, size):
             self._show(output["data"])
             display_id = _display_id(content)
-            self._tell(
-                "display_data", {**_without_type(output), **({"display_id": display_id} if display_id else {})}
-            )
+            about = {"display_id": display_id} if display_id else {}
+            self._tell("display_data", {**_without_type(output), **about}, size + len(display_id))
             if display_id:
                 self._displays.setdefault(display_id, _Displays()).add(output, size)
 
     def _take_result(self, content: Mapping[str, Any]) -> None:
         output = {"output_type": "execute_result", "execution_count": _count(content), **_bundle(content)}
-        if self._append(output, _size(output)):
+        size = _size(output)
+        if self._append(output, size):
             self._show(output["data"])
-            self._tell("execute_result", _without_type(output))
+            self._tell("execute_result", _without_type(output), size)
 
     def _take_update(self, content: Mapping[str, Any]) -> None:
-        displays = self._displays.get(_display_id(content))
+        display_id = _display_id(content)
+        displays = self._displays.get(display_id)
         if displays is None:
             return
         bundle = _bundle(content)
-        growth = _size(bundle) * len(displays.outputs) - displays.size
+        size = _size(bundle)
+        growth = size * len(displays.outputs) - displays.size
         if self._bytes + growth > self._limits.bytes:
             self.lost()
             return
         self._bytes += growth
-        self._tell("update_display_data", {**bundle, "display_id": _display_id(content)})
+        self._tell("update_display_data", {**bundle, "display_id": display_id}, size + len(display_id))
         displays.update(bundle, displays.size + growth)
 
     def _take_error(self, content: Mapping[str, Any]) -> None:
@@ -211,11 +236,11 @@ class OutputFold:
             "traceback": clean("\n".join(lines)[:ERROR_CHARS]).split("\n") if lines else [],
         }
         self._append(self._error, 0)
-        self._tell("error", _without_type(self._error))
+        self._tell("error", _without_type(self._error), len(json.dumps(self._error)))
 
     def _take_clear(self, content: Mapping[str, Any]) -> None:
         self._clear_pending = True
-        self._tell("clear_output", {"wait": bool(content.get("wait"))})
+        self._tell("clear_output", {"wait": bool(content.get("wait"))}, 0)
         if not content.get("wait"):
             self._apply_clear()
 
@@ -226,14 +251,23 @@ class OutputFold:
         if len(self._outputs) >= self._limits.count or self._bytes + size > self._limits.bytes:
             self.lost()
             return False
+        self._join_pieces()
+        self._pieces.clear()
         self._outputs.append(output)
         self._bytes += size
         return True
+
+    def _join_pieces(self) -> None:
+        """Put the text of the last stream together, in an output of its own: the one before may be in a result."""
+        if self._pieces:
+            self._pieces = ["".join(self._pieces)]
+            self._outputs[-1] = {**self._outputs[-1], "text": self._pieces[0]}
 
     def _apply_clear(self) -> None:
         if self._clear_pending:
             self._clear_pending = False
             self._outputs.clear()
+            self._pieces.clear()
             self._bytes = 0
             self._displays.clear()
             self._shown.clear()

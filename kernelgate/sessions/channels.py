@@ -298,7 +298,7 @@ class Channels:
             return False
         self._reply_idle(asked, "kernel_info_reply", info)
         session = self._parts.sessions.find(self._owner, self._session_id)
-        if session is not None and session.is_running:
+        if session is not None and session.is_running and self.frontends.busy_with:
             self.frontends.status("busy", self.frontends.busy_with)
         return True
 
