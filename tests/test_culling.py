@@ -83,7 +83,7 @@ async def hand(watched: Session) -> None:
     """Send the session's kernel something that it has not done with."""
     header = {"msg_id": "request", "msg_type": "execute_request", "subshell_id": "one"}
     assert watched.frontends is not None
-    await watched.frontends.hand(ClientMessage("shell", header, {}))
+    await watched.frontends.hand(ClientMessage("shell", header, {}), lambda: None)
 
 
 @pytest.mark.parametrize("cull_busy", [False, True])

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -786,6 +787,28 @@ async def test_a_death_is_told_and_an_end_on_purpose_is_not() -> None:
         second.ended.set_result(GONE)
         await asyncio.sleep(0)
         assert len(deaths) == 1
+
+
+@pytest.mark.parametrize("how", ["ends", "replaced"])
+def test_what_a_kernel_has_not_done_is_lost_with_it_once(how: str) -> None:
+    asyncio.run(lose(how))
+
+
+async def lose(how: str) -> None:
+    async with scene() as one:
+        lost: list[str] = []
+        for msg_id in ("done", "never sent", "open"):
+            sent = ClientMessage("shell", {"msg_id": msg_id, "msg_type": "complete_request"}, {})
+            await one.frontends.hand(sent, partial(lost.append, msg_id))
+        one.kernel.status("idle", "done")
+        one.frontends.take_back("never sent")
+        assert one.frontends.is_busy
+        if how == "ends":
+            one.kernel.ended.set_result(GONE)
+            await asyncio.sleep(0)
+        one.frontends.attach(cast(Kernel, FakeKernel()))
+        assert lost == ["open"]
+        assert not one.frontends.is_busy
 
 
 @on_loop

@@ -92,13 +92,14 @@ class WebSockets(LoggingConfigurable):
 
 
 class Handed(NamedTuple):
-    """A message that a kernel was sent: its bytes, and the subshell that it is for."""
+    """A message that a kernel was sent: its bytes, the subshell that it is for, what to do when it is lost."""
 
     size: int
     subshell_id: str
+    on_lost: Callable[[], None]
 
 
-NOTHING = Handed(0, "")
+NOTHING = Handed(0, "", lambda: None)
 
 
 class Frontend:
@@ -300,7 +301,7 @@ class Frontends:
         if kernel is self._kernel:
             return
         self._kernel = kernel
-        self._take_back(*self._handed)
+        self._lose()
         self._ending.clear()
         self._open.clear()
         self.comms.clear()
@@ -328,14 +329,14 @@ class Frontends:
         if len(self._asked) > MAX_ASKED:
             self._asked.popitem(last=False)
 
-    async def hand(self, message: ClientMessage) -> None:
+    async def hand(self, message: ClientMessage, on_lost: Callable[[], None]) -> None:
         """Count a message that is about to be sent to the kernel, until it has been done.
 
-        Waits while the kernel has too much of that sort.
+        Waits while the kernel has too much of that sort. ``on_lost`` is called when the kernel ends before.
         """
         await self._has_room.wait()
         self._take_back(message.msg_id)
-        self._handed[message.msg_id] = Handed(message.size, message.header.get("subshell_id", ""))
+        self._handed[message.msg_id] = Handed(message.size, message.header.get("subshell_id", ""), on_lost)
         self._handed_bytes += message.size
         if message.msg_type == "delete_subshell_request" and len(self._ending) < MAX_ASKED:
             self._ending[message.msg_id] = str(message.content.get("subshell_id"))
@@ -346,6 +347,17 @@ class Frontends:
     def is_busy(self) -> bool:
         """Whether the kernel has been sent messages that it has not done with."""
         return bool(self._handed)
+
+    def take_back(self, msg_id: str) -> None:
+        """Count a message no more: it was not sent after all."""
+        self._take_back(msg_id)
+
+    def _lose(self) -> None:
+        """The kernel will not do any more what it has been handed."""
+        lost = list(self._handed.values())
+        self._take_back(*self._handed)
+        for handed in lost:
+            handed.on_lost()
 
     def _take_back(self, *msg_ids: str) -> None:
         """Count messages no more that the kernel has done with."""
@@ -455,7 +467,7 @@ class Frontends:
         if kernel is self._kernel:
             self._kernel = None
             self._open.clear()
-            self._take_back(*self._handed)
+            self._lose()
             if not kernel.closed and not kernel.is_ended:
                 self.on_death()
 

@@ -11,6 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from kernelgate.auth import Owner
@@ -272,17 +273,31 @@ class Channels:
         session = self._parts.sessions.find(self._owner, self._session_id)
         kernel = session.kernel if session is not None else None
         if kernel is None or not kernel.alive:
-            if message.msg_type == "comm_info_request":
-                self._reply_idle(asked, "comm_info_reply", {"status": "ok", "comms": {}})
+            if self._needs_no_kernel(asked):
                 return
-            if message.msg_type in ("comm_msg", "comm_close"):
-                return  # what it belongs to went with the kernel
             kernel = await self._kernel()
         if message.msg_type == "kernel_info_request" and self._tell_info(asked):
             return
+        if session is not None and message.msg_type in ("execute_request", "comm_msg"):
+            session.is_whole = False  # what it changes is not stored before the next cell
         self.frontends.expect(message.msg_id, asked.name)
-        await self.frontends.hand(message)
-        await hand_over(kernel, message)
+        await self.frontends.hand(message, partial(self._lose, asked))
+        try:
+            await hand_over(kernel, message)
+        except Unavailable:
+            self.frontends.take_back(message.msg_id)
+            raise
+
+    def _needs_no_kernel(self, asked: Asked) -> bool:
+        """Answer what is about comms: those there were went with the kernel. False for anything else."""
+        if asked.message.msg_type == "comm_info_request":
+            self._reply_idle(asked, "comm_info_reply", {"status": "ok", "comms": {}})
+        elif asked.message.msg_type in ("comm_msg", "comm_close"):
+            self.frontends.status("busy", asked.parent)
+            self.frontends.status("idle", asked.parent)
+        else:
+            return False
+        return True
 
     async def _kernel(self) -> Kernel:
         """Return the session's kernel, started for the purpose. Raises `GateError`."""
@@ -329,6 +344,10 @@ class Channels:
         if reply != asked.message.msg_type + "_reply":
             self._answer(asked, reply, {"status": "error", "execution_count": None, **error})
 
+    def _lose(self, asked: Asked) -> None:
+        """Tell the client that its request was not done: the kernel has ended."""
+        self._end(asked, "KernelDied", "the kernel ended before it had done this")
+
     def _on_death(self) -> None:
         """Tell clients that the kernel ended although it was not to; the next cell brings another."""
         if not self.frontends.is_running:
@@ -352,6 +371,8 @@ class Parts:
 async def hand_over(kernel: Kernel, message: ClientMessage) -> None:
     """Send a message to a kernel, after others that it has not taken yet. Raises `Unavailable`."""
     for _ in range(TRIES):
+        if not kernel.alive:
+            raise Unavailable("the kernel has ended")
         try:
             kernel.forward(message)
         except Unavailable:
