@@ -6,12 +6,17 @@ would cost a reply, and whoever asked would wait for ever.
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from types import FrameType, TracebackType
 from typing import Any
+
+TRIES = 20
+TRY_SECONDS = 0.02
 
 Handler = Callable[[Any, Any, Any], Awaitable[None] | None]
 
@@ -25,6 +30,8 @@ class Interrupts:
     def __init__(self) -> None:
         self._open = False
         self._pending = False
+        self.noticed = 0
+        """How many times the signal has been noticed."""
 
     def install(self) -> None:
         """Take the signal, whatever took it before."""
@@ -70,7 +77,20 @@ class Interrupts:
 
         return handle
 
+    async def see_through(self, noticed: int) -> None:
+        """Signal again until that is noticed more often than ``noticed`` times. Called in another thread.
+
+        A signal that comes in the moment in which the main thread begins to wait in C, for which it has just given
+        the interpreter's lock to whoever signals, does not wake it. A handler of the user's is left alone.
+        """
+        for _ in range(TRIES):
+            await asyncio.sleep(TRY_SECONDS)
+            if self.noticed != noticed or signal.getsignal(signal.SIGINT) != self._handle:
+                return
+            os.kill(os.getpid(), signal.SIGINT)
+
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        self.noticed += 1
         if self._open:
             raise KeyboardInterrupt
         self._pending = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -50,6 +51,8 @@ class SandboxKernel(IPythonKernel):
             if name not in SEEN_THROUGH:
                 self.shell_handlers[name] = self.interrupts.around(handler)
         self._parts: list[memoryview] = []
+        self._seeing: set[asyncio.Future[None]] = set()
+        """Interrupts of which it is not known that they were noticed."""
         self._succeeded = False
         """Whether the last cell came to its end."""
 
@@ -144,9 +147,13 @@ class SandboxKernel(IPythonKernel):
         return {"status": "ok", "history": entries}
 
     async def interrupt_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        noticed = self.interrupts.noticed
         await super().interrupt_request(stream, ident, parent)
         # the signal may have found the loop asleep; what its handler scheduled is done when the loop wakes
         self.io_loop.asyncio_loop.call_soon_threadsafe(lambda: None)  # type: ignore[attr-defined]
+        seeing = asyncio.ensure_future(self.interrupts.see_through(noticed))
+        self._seeing.add(seeing)
+        seeing.add_done_callback(self._seeing.discard)
 
     # ---- state
 
