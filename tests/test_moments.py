@@ -238,6 +238,7 @@ def test_silent_work_in_a_subshell_is_no_idling(short: Server) -> None:
         subshell = str(ws.ask("create_subshell_request", {}, "control").content["subshell_id"])
         working = ws.execute("time.sleep(5); print(x)", subshell_id=subshell)
         assert ws.collect(working).stdout == "41\n"
+        assert ws.run("x += 1").status == "ok"  # what a subshell has changed is stored with the next cell
         wait_for(lambda: client.session(kernel_id)["state"] == "dormant")
     end_kernel(client, kernel_id)
 
