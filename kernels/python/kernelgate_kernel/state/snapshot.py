@@ -73,8 +73,10 @@ class Snapshots:
         self._folder = WorkFolder(folder)
         self._surroundings = Surroundings()
         self._tag: str | None = None
-        self._stored: frozenset[str] = frozenset()
-        """The digests of the last save, which is called ``_tag``."""
+        """What the last save is called; None when nothing counts as stored."""
+        self._layout: Json = {}
+        self._numbers: Mapping[str, int] = {}
+        """What the last save consists of, as it was sent, and the chunks that were hashed for it."""
         self._suspects: frozenset[str] = frozenset()
         self._shadows = Shadows()
 
@@ -100,7 +102,7 @@ class Snapshots:
             **_skipped(dumped),
             **self._files(parcel, request["files"]),
         }
-        self._tag, self._stored = request["tag"], frozenset(parcel.names)
+        self._tag, self._layout, self._numbers = request["tag"], layout, parcel.numbers
         return Save(layout, parcel)
 
     def _parcel(self, request: Mapping[str, Any]) -> Parcel:
@@ -108,7 +110,7 @@ class Snapshots:
         if self._tag is None or request["base"] != self._tag:
             return Parcel(frozenset())
         self._shadows.learn(request["sent"])
-        return Parcel(self._stored.union(request["sent"]))
+        return Parcel(stored(self._layout, self._numbers, request["sent"]))
 
     def _refer(self, parcel: Parcel, streams: Sequence[Bytes]) -> list[list[int | str]]:
         """Return how the layout refers to the chunks of each stream."""
@@ -158,8 +160,21 @@ class Snapshots:
         except ValueError as error:
             raise NotRestored(f"the stored variables are not in order: {error}") from None
         count = put_back(self._shell, loaded.values, layout["execution_count"])
-        self._tag, self._stored = content["tag"], frozenset(names)
+        self._tag, self._layout, self._numbers = content["tag"], {"streams": [names], "files": []}, {}
         return count, [*_told(loaded.lost), *lost][:MAX_SKIPPED]
+
+
+def stored(layout: Json, numbers: Mapping[str, int], sent: Sequence[str]) -> frozenset[str]:
+    """Return the digests of what the gateway keeps of a save.
+
+    That is what is in the layout in the end, and may be less than what was sent: not what was sent of a file that
+    was left out afterwards. ``sent`` names the chunks, and is empty when another gateway took them; ``numbers``
+    are those of chunks that have been hashed here.
+    """
+    names = {number: name for name, number in numbers.items()} | dict(enumerate(sent))
+    entries = [*layout["streams"], *(entry.get("chunks", ()) for entry in layout["files"])]
+    found = (ref if type(ref) is str else names.get(ref) for refs in entries for ref in refs)
+    return frozenset(name for name in found if name is not None)
 
 
 def _take_streams(layout: Mapping[str, Any], chunks: list[memoryview]) -> list[bytearray]:
