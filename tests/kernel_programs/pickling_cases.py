@@ -903,6 +903,58 @@ legacy.rand()
 """,
         needs=("numpy",),
     ),
+    "arrays that show memory again and again": Case(
+        """
+import numpy as np
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
+ones = np.broadcast_to(np.float64(1), (100_000_000,))
+rows = np.broadcast_to(np.arange(3.0), (10_000_000, 3))
+same = [rows]
+text = np.broadcast_to(np.array([["a"], ["bc"]]), (2, 50_000_000))
+things = np.broadcast_to(np.array(None, object), (100_000_000,))
+windows = sliding_window_view(np.arange(1_000_000.0), 1000)
+back = sliding_window_view(np.arange(100.0), 10)[::-1, ::-1]
+numbers = np.arange(10)
+pairs = sliding_window_view(numbers, 2)
+again = as_strided(np.arange(3), (5, 3), (0, 8))
+records = sliding_window_view(np.array([(1, 2.0), (3, 4.0), (5, 6.0)], "i4,f8"), 2)
+""",
+        """
+assert ones.shape == (100_000_000,) and ones[7] == 1 == ones[-1] and ones.strides == (0,) and not ones.flags.writeable
+assert rows.shape == (10_000_000, 3) and rows[-1].tolist() == [0, 1, 2] and rows.strides == (0, 8) and same[0] is rows
+assert text.shape == (2, 50_000_000) and text[1, -1] == "bc" and things.shape == (100_000_000,) and things[5] is None
+assert windows.shape == (999_001, 1000) and windows[5].tolist() == list(range(5, 1005)) and windows.strides == (8, 8)
+assert back[0].tolist() == list(range(99, 89, -1)) and back[-1].tolist() == list(range(9, -1, -1)) and not back.flags.writeable
+numbers[1] = 77
+assert pairs[0, 1] == pairs[1, 0] == 77 and records[1].tolist() == [(3, 4.0), (5, 6.0)]
+again[0, 1] = 5
+assert again.tolist() == [[0, 5, 2]] * 5
+""",
+        needs=("numpy",),
+    ),
+    "classes of arrays": Case(
+        """
+import numpy as np, tempfile, os
+class Info(np.ndarray):
+    def __new__(cls, values, info=None):
+        made = np.asarray(values).view(cls); made.info = info
+        return made
+    def __array_finalize__(self, other): self.info = getattr(other, "info", None)
+array = Info([1, 2], info={"unit": "m"})
+array.itself = array
+plain = np.arange(4).view(Info)
+folder = tempfile.mkdtemp()
+mapped = np.memmap(os.path.join(folder, "data"), "f8", "w+", shape=(10,))
+part, copied = mapped[2:5], mapped.copy()
+__import__("shutil").rmtree(folder)
+""",
+        """
+assert array.tolist() == [1, 2] and type(array) is Info and array.info == {"unit": "m"} and array.itself is array
+assert plain.tolist() == [0, 1, 2, 3] and plain.info is None and copied.tolist() == [0.0] * 10
+assert FAILED == dict.fromkeys(("mapped", "part"), "an array that is mapped to a file cannot be saved"), FAILED
+""",
+        needs=("numpy",),
+    ),
     "pandas": Case(
         """
 import pandas as pd, numpy as np

@@ -30,9 +30,10 @@ from .deadline import OutOfTime, deadline
 from .guard import Guard
 from .libraries import class_name, classes, is_a
 from .reduce import BUILTINS, StatePickler
+from .reduce_arrays import array_owners
 from .reduce_classes import QUALNAME
-from .reduce_context import MAIN, Context, Refused, is_found, is_importable, module_of
-from .reduce_values import REFUSED_BY_ID, array_owners
+from .reduce_context import MAIN, Context, Refused, TooLarge, is_found, is_importable, module_of
+from .reduce_values import REFUSED_BY_ID
 from .text import MAX_TEXT, printable
 
 OUT_OF_BAND = 64 << 10
@@ -94,10 +95,6 @@ class Dump:
 class Loaded:
     values: dict[str, Any]
     lost: list[Failure]
-
-
-class TooLarge(Exception):
-    """What is to be saved takes more bytes than there is room for."""
 
 
 def dump(
@@ -176,6 +173,9 @@ class Sink:
         self.taken += size
         if self.taken > self.room:
             raise TooLarge
+
+    def left(self) -> int:
+        return self.room - self.taken
 
     def cut(self, main: int, buffers: int, taken: int) -> None:
         """Drop what was written after."""

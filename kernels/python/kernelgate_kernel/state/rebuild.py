@@ -259,5 +259,19 @@ def make_array_view(
     return view
 
 
+def make_repeated(once: Any, shape: tuple[int, ...], writable: bool) -> Any:
+    """Make a numpy array that shows the items of ``once`` again and again."""
+    view = import_module("numpy").broadcast_to(once, shape)
+    view.flags.writeable = writable
+    return view
+
+
+def fill_subarray(array: Any, state: tuple[Any, dict[str, Any]]) -> None:
+    """Set what an array has, then the attributes of the object."""
+    content, attributes = state
+    array.__setstate__(content)
+    array.__dict__.update(attributes)
+
+
 def standard_stream(name: str) -> Any:
     return getattr(sys, name)

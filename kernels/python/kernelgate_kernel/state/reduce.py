@@ -17,6 +17,7 @@ from types import CellType, CodeType, FunctionType, MappingProxyType, MethodType
 from typing import Any, Protocol
 
 from .libraries import MRO
+from .reduce_arrays import is_array, reduce_array, reduce_subarray
 from .reduce_classes import Methods, reduce_class, reduce_methods
 from .reduce_context import Context, Reduce
 from .reduce_functions import (
@@ -37,7 +38,6 @@ from .reduce_values import (
     has_own_init,
     is_file,
     is_stubborn,
-    reduce_array,
     reduce_dictionary_view,
     reduce_exception,
     reduce_file,
@@ -106,6 +106,8 @@ class Sink(Protocol):
 
     def take_buffer(self, buffer: PickleBuffer) -> bool: ...
 
+    def left(self) -> int: ...
+
 
 class Table(dict[type, Reduce | None]):
     """How objects are reduced, by type; for a type that was not met before it is found out."""
@@ -125,6 +127,7 @@ class StatePickler(Pickler):
         super().__init__(sink, PROTOCOL, buffer_callback=sink.take_buffer)
         given = (context.namespace, BUILTINS)
         self.memo = {id(value): (number, value) for number, value in enumerate(given)}
+        context.room = sink.left
         self._context = context
         self._table = Table(KNOWN)
         self._table.update(dict.fromkeys(arrays, reduce_array))
@@ -150,6 +153,8 @@ def choose(kind: type) -> Reduce | None:
         return None
     if reduces_itself(kind):
         return reduce_named
+    if is_array(kind):
+        return reduce_subarray
     if answers_for_all(kind):
         return reduce_instance
     return reduce_stubborn if is_stubborn(kind) else None

@@ -170,35 +170,6 @@ def reduce_exception(_context: Context, error: BaseException) -> Any:
     return rebuild.make_exception, (kind, args), *state
 
 
-def reduce_array(context: Context, array: Any) -> Any:
-    """An array that shows part of the memory of another variable stays so; any other one by itself."""
-    base = array.base
-    if base is None:
-        return NotImplemented
-    owner = context.owners.get(id(base))
-    if owner is None or owner is array or array.dtype.hasobject or not array.size:
-        return NotImplemented
-    offset = array.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
-    ways = [(length - 1) * step for length, step in zip(array.shape, array.strides, strict=True)]
-    first, last = (offset + sum(way for way in ways if (way > 0) is up) for up in (False, True))
-    if first < 0 or last + array.itemsize > owner.nbytes:
-        return NotImplemented
-    arguments = (owner, array.dtype, array.shape, offset, array.strides, array.flags.writeable)
-    return rebuild.make_array_view, arguments
-
-
-def array_owners(values: list[Any]) -> dict[int, Any]:
-    """Return the array among those of ``values`` that has all of a piece of memory, by the id of what owns it."""
-    owners: dict[int, Any] = {}
-    for array in values:
-        base = array if array.base is None else array.base
-        whole = type(base) is type(array) and array.nbytes == base.nbytes
-        if whole and (array.flags.c_contiguous or array.flags.f_contiguous):
-            owners.setdefault(id(base), array)
-            owners.setdefault(id(array), array)
-    return owners
-
-
 def reduce_instance(_context: Context, value: Any) -> Any:
     """As it says itself. Its state is set without asking its class, which may not be able to answer yet."""
     reduced = value.__reduce_ex__(5)
