@@ -32,16 +32,15 @@ from .reduce_functions import (
     reduce_super,
     reduce_wrapper,
 )
+from .reduce_instances import choose_instances
 from .reduce_values import (
     DICT_VIEWS,
-    answers_for_all,
     has_own_init,
     is_file,
     is_stubborn,
     reduce_dictionary_view,
     reduce_exception,
     reduce_file,
-    reduce_instance,
     reduce_match,
     reduce_memoryview,
     reduce_named,
@@ -155,9 +154,7 @@ def choose(kind: type) -> Reduce | None:
         return reduce_named
     if is_array(kind):
         return reduce_subarray
-    if answers_for_all(kind):
-        return reduce_instance
-    return reduce_stubborn if is_stubborn(kind) else None
+    return choose_instances(kind) or (reduce_stubborn if is_stubborn(kind) else None)
 
 
 ANCESTORS: tuple[tuple[type, Callable[[Context, Any], Any]], ...] = (

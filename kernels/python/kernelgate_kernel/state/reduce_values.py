@@ -170,15 +170,6 @@ def reduce_exception(_context: Context, error: BaseException) -> Any:
     return rebuild.make_exception, (kind, args), *state
 
 
-def reduce_instance(_context: Context, value: Any) -> Any:
-    """As it says itself. Its state is set without asking its class, which may not be able to answer yet."""
-    reduced = value.__reduce_ex__(5)
-    if type(reduced) is not tuple or len(reduced) < 3 or reduced[2] is None:
-        return reduced
-    function, arguments, state, items, pairs = (*reduced, None, None)[:5]
-    return function, arguments, state, items, pairs, rebuild.fill_instance
-
-
 def reduce_named(_context: Context, value: Any) -> Any:
     """As it says itself, except by a name of the user's: nobody has that name yet when it is loaded."""
     reduced = value.__reduce_ex__(5)
@@ -193,16 +184,6 @@ def reduces_itself(kind: type) -> bool:
     return module_of(kind) == MAIN and any(
         is_mutable(base) and not CLASS_DICT(base).keys().isdisjoint(("__reduce__", "__reduce_ex__"))
         for base in MRO(kind)
-    )
-
-
-def answers_for_all(kind: type) -> bool:
-    """Tell whether a class of the user's has answers for any attribute, and says nothing of how it is saved."""
-    names = {name for base in MRO(kind)[:-1] for name in CLASS_DICT(base)}
-    return (
-        module_of(kind) == MAIN
-        and bool(names & {"__getattr__", "__setattr__"})
-        and not names & {"__reduce__", "__reduce_ex__", "__setstate__", "__getstate__"}
     )
 
 
@@ -229,10 +210,15 @@ def is_stubborn(kind: type) -> bool:
 
 
 def has_own_init(kind: type) -> bool:
-    """Tell whether an exception class has an ``__init__`` of its own, and nothing that says how it is saved."""
+    """Tell whether exceptions begin in a way of their own, and their class says nothing of how they are saved."""
     python = [base for base in MRO(kind) if is_mutable(base)]
     names = {name for base in python for name in CLASS_DICT(base)}
-    return "__init__" in names and not names & {"__reduce__", "__reduce_ex__", "__setstate__", "__getstate__"}
+    return bool(names & {"__init__", "__new__"}) and not names & {
+        "__reduce__",
+        "__reduce_ex__",
+        "__setstate__",
+        "__getstate__",
+    }
 
 
 def is_file(kind: type) -> bool:
