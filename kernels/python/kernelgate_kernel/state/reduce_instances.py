@@ -39,21 +39,33 @@ MAX_ITEMS = 100
 
 STATE = frozenset({"__getstate__", "__setstate__"})
 REDUCE = frozenset({"__reduce__", "__reduce_ex__"})
+MATTERS = REDUCE | {"__new__", "__hash__"}
 
 
 def choose_instances(kind: type) -> Reduce | None:
     """Return how objects of a class are saved, if that is a matter of this module."""
-    if is_made(kind):
-        owner = definer(kind, REDUCE)
-        makes, begins = is_made(definer(kind, {"__new__"})), is_made(definer(kind, {"__init__"}))
-        if owner is not object:
-            return reduce_by_base if (makes or begins) and not is_mutable(owner) else None
-        makes = makes and not is_named_tuple(definer(kind, {"__new__"}))
-        hashes = is_made(definer(kind, {"__hash__"})) and getattr(kind, "__hash__", None) is not None
-        base = compiled_base(kind)
-        if (makes or hashes) and (base in PLAIN_BASES or "__getnewargs__" in CLASS_DICT(base)):
-            return Instances(kind, base, makes, hashes)
-    return reduce_instance if answers_for_all(kind) else None
+    names = names_of(kind)
+    found = choose_made(kind) if not names.isdisjoint(MATTERS) and is_made(kind) else None
+    return found or (reduce_instance if answers_for_all(kind, names) else None)
+
+
+def choose_made(kind: type) -> Reduce | None:
+    """Return how objects of a class of the user's are saved, None when pickle's way will do."""
+    owner, maker = definer(kind, REDUCE), definer(kind, {"__new__"})
+    if owner is not object:
+        makes_or_begins = is_made(maker) or is_made(definer(kind, {"__init__"}))
+        return reduce_by_base if makes_or_begins and not is_mutable(owner) else None
+    makes = is_made(maker) and not is_named_tuple(maker)
+    hashes = is_made(definer(kind, {"__hash__"})) and getattr(kind, "__hash__", None) is not None
+    base = compiled_base(kind)
+    if (makes or hashes) and (base in PLAIN_BASES or "__getnewargs__" in CLASS_DICT(base)):
+        return Instances(kind, base, makes, hashes)
+    return None
+
+
+def names_of(kind: type) -> set[str]:
+    """Return the names of all attributes of a class but those that every class has."""
+    return {name for base in MRO(kind)[:-1] for name in CLASS_DICT(base)}
 
 
 def is_made(kind: type) -> bool:
@@ -81,11 +93,12 @@ def compiled_base(kind: type) -> type:
     return kind
 
 
-def answers_for_all(kind: type) -> bool:
+def answers_for_all(kind: type, names: set[str]) -> bool:
     """Tell whether a class of the user's has answers for any attribute, and says nothing of how it is saved."""
-    names = {name for base in MRO(kind)[:-1] for name in CLASS_DICT(base)}
     return (
-        module_of(kind) == MAIN and bool(names & {"__getattr__", "__setattr__"}) and not names & (STATE | REDUCE)
+        not names.isdisjoint(("__getattr__", "__setattr__"))
+        and module_of(kind) == MAIN
+        and names.isdisjoint(STATE | REDUCE)
     )
 
 
@@ -97,12 +110,12 @@ class Instances:
     """Reduces the objects of one class, which ``makes`` them with a ``__new__`` of its own, or ``hashes`` them."""
 
     def __init__(self, kind: type, base: Any, makes: bool, hashes: bool) -> None:
-        names = {name for each in MRO(kind)[:-1] for name in CLASS_DICT(each)}
+        names = names_of(kind)
         self._base = base
         self._raw = None if base in PLAIN_BASES else CLASS_DICT(base)["__getnewargs__"]
         self._makes = makes
         self._hashes = hashes
-        self._answers = answers_for_all(kind)
+        self._answers = answers_for_all(kind, names)
         self._has_own_state = bool(names & STATE)
         self._fill = None if "__setstate__" in names else rebuild.fill_instance
 
