@@ -76,6 +76,26 @@ def test_numpys_random_numbers_go_on_where_nothing_has_imported_them_yet(travel:
     travel(cells, "import numpy as np; assert np.random.get_state()[1].tolist() == state")
 
 
+def test_modules_of_the_work_folder_are_imported_again_as_long_as_they_are_there(travel: Travel) -> None:
+    for path in ("mine/__init__.py", "mine/deep.py", "moved.py"):
+        (travel.folder / path).parent.mkdir(exist_ok=True)
+        (travel.folder / path).write_text("X = []\ndef f(): return X\n")
+    cells = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+import mine.deep, moved
+from mine.deep import f
+f().append(1), moved.f().append(1)
+os.rename("moved.py", "elsewhere.py")
+"""
+    check = """
+assert f is mine.deep.f and mine.deep.__spec__.origin == os.path.join(os.getcwd(), "mine", "deep.py") and f() == []
+import moved as again
+assert moved.f() == [1] and again is moved
+"""
+    travel(cells, check)
+
+
 # --- what one save sends after another
 
 

@@ -241,6 +241,41 @@ assert mod.state == 2 and bump() == 3 and mod.state == 3 and bump is mod.bump an
 assert adder(4) == 5 == kept["total"] and kept["add"] is adder and kept["__builtins__"]["len"] is len
 """,
     ),
+    "modules of files": Case(
+        """
+import importlib.util, os, sys, tempfile
+folder = tempfile.mkdtemp()
+def write(name):
+    path = os.path.join(folder, name + ".py")
+    with open(path, "w") as file:
+        file.write("X = [5]\\ndef f(): return X\\nclass C:\\n    def m(self): return X\\n")
+    return path
+def loaded(name, register=False):
+    spec = importlib.util.spec_from_file_location(name, write(name))
+    module = importlib.util.module_from_spec(spec)
+    if register: sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+plug, test, known = loaded("plug"), loaded("test"), loaded("known", True)
+f, c, k = plug.f, plug.C(), known.C()
+test.X.append(6)
+def late(): import known; return known.X
+write("helper_of_mine"); write("gone")
+sys.path.insert(0, folder)
+import helper_of_mine, gone
+del sys.path[0]
+g = gone.f
+__import__("shutil").rmtree(folder)
+import json, numpy.linalg
+del loaded, write
+""",
+        """
+assert f() is plug.X == [5] and c.m() is plug.X and type(c) is plug.C and plug.__name__ == "plug" and "plug" not in sys.modules
+assert test.f() == [5, 6] and k.m() is known.X is late() and sys.modules["known"] is known
+assert g() is gone.X and helper_of_mine.f() == [5] and json is sys.modules["json"] and numpy.linalg.norm
+""",
+        needs=("numpy",),
+    ),
     "method objects": Case(
         """
 class A:

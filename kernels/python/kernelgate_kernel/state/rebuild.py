@@ -35,8 +35,12 @@ def find_module(name: str) -> ModuleType:
     return import_module(name)
 
 
-def make_module(name: str) -> ModuleType:
-    return ModuleType(name)
+def make_module(name: str, imported: bool = False) -> ModuleType:
+    """Make an empty module; an import finds one that was ``imported``, unless there is another of that name."""
+    module = ModuleType(name)
+    if imported:
+        sys.modules.setdefault(name, module)
+    return module
 
 
 def fill_module(module: ModuleType, attributes: dict[str, Any]) -> None:

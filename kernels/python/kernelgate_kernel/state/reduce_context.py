@@ -7,9 +7,8 @@ from sys import maxsize, modules
 from types import ModuleType
 from typing import Any
 
-from .libraries import is_a
+from .modules import MAIN, is_importable
 
-MAIN = "__main__"
 MODULE = type.__dict__["__module__"].__get__
 
 Reduce = Callable[["Context", Any], Any]
@@ -78,20 +77,6 @@ def module_of(kind: type) -> str | None:
     except AttributeError:
         return None
     return name if type(name) is str else None
-
-
-def is_importable(module: object) -> bool:
-    """Tell whether ``module`` is a module that is found by its name in a fresh process, too."""
-    if not is_a(module, (ModuleType,)):
-        return False
-    attributes = ModuleType.__getattribute__(module, "__dict__")
-    name = attributes.get("__name__")
-    if type(name) is not str or modules.get(name) is not module:
-        return False
-    if name == MAIN or attributes.get("__spec__") is not None:
-        return True
-    parent = name.rpartition(".")[0]  # a part of a compiled module, as pyexpat.errors
-    return parent != "" and is_importable(modules.get(parent))
 
 
 def is_found(value: object, module: object, qualname: object) -> bool:

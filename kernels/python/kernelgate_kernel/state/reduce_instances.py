@@ -21,9 +21,10 @@ from typing import Any
 
 from . import rebuild
 from .libraries import MRO, is_a
+from .modules import MAIN
 from .rebuild import CLASS_DICT, is_mutable
 from .reduce_classes import QUALNAME
-from .reduce_context import MAIN, Context, Reduce, is_found, module_of
+from .reduce_context import Context, Reduce, is_found, module_of
 
 BASE = type.__dict__["__base__"].__get__
 Attributes = dict[str, Any]

@@ -23,8 +23,9 @@ from typing import Any
 
 from . import rebuild
 from .libraries import MRO, NAME, class_name
+from .modules import MAIN
 from .rebuild import CLASS_DICT, is_mutable
-from .reduce_context import MAIN, Context, Refused, is_found, module_of
+from .reduce_context import Context, Refused, is_found, module_of
 
 REFUSED_TYPES: dict[type, str] = {
     GeneratorType: "a generator cannot be saved: it is in the middle of its work",
