@@ -34,6 +34,9 @@ ATOMS = frozenset(
 )
 """Exact types of what refers to nothing that could refer back."""
 
+are_atoms = ATOMS.issuperset
+"""Tells it of all the given types at once."""
+
 MAX_DEPTH = 3
 MAX_ITEMS = 100
 """Of a tuple that is looked into to find out whether it refers to anything."""
@@ -60,7 +63,7 @@ def choose_made(kind: type) -> Reduce | None:
     hashes = is_made(definer(kind, {"__hash__"})) and getattr(kind, "__hash__", None) is not None
     base = compiled_base(kind)
     if (makes or hashes) and (base in PLAIN_BASES or "__getnewargs__" in CLASS_DICT(base)):
-        return Instances(kind, base, makes, hashes)
+        return Instances(kind, base, makes, hashes).reduce
     return None
 
 
@@ -116,29 +119,28 @@ class Instances:
         self._raw = None if base in PLAIN_BASES else CLASS_DICT(base)["__getnewargs__"]
         self._makes = makes
         self._hashes = hashes
-        self._answers = answers_for_all(kind, names)
         self._has_own_state = bool(names & STATE)
         self._fill = None if "__setstate__" in names else rebuild.fill_instance
+        self._late_fill = self._fill if answers_for_all(kind, names) else None  # pickle's own way is faster
 
-    def __call__(self, _context: Context, value: Any) -> Any:
+    def reduce(self, _context: Context, value: Any) -> Any:
         reduced = value.__reduce_ex__(5)
         if type(reduced) is not tuple or (reduced[0] is not NEW and reduced[0] is not NEW_EX):
             return reduced
-        _, _, state, items, pairs = reduced
-        early, late = None, state
-        if self._hashes and not (type(state) is dict and are_atoms(state)):
+        state = reduced[2]
+        if self._hashes and not (type(state) is dict and are_atoms(map(type, state.values()))):
             early, late = self._parts(value, state)
-        arguments: tuple[Any, ...]
-        if early is not None:
-            arguments = (type(value), self._base, self._raw(value) if self._raw else (), early)
-        elif not self._makes:
-            return (*reduced, self._fill) if self._answers else reduced
-        elif self._raw is None:
-            arguments = (type(value), self._base) if self._base is not object else (type(value),)
-        else:
-            arguments = (type(value), self._base, self._raw(value))
-        fill = self._fill if self._answers or early is not None else None  # pickle's own way is faster
-        return rebuild.make_instance, arguments, late, items, pairs, fill
+            if early is not None:
+                arguments = (type(value), self._base, self._raw(value) if self._raw else (), early)
+                return rebuild.make_instance, arguments, late, *reduced[3:], self._fill
+        if self._makes:
+            return rebuild.make_instance, self._arguments(value), *reduced[2:], self._late_fill
+        return reduced if self._late_fill is None else (*reduced, self._late_fill)
+
+    def _arguments(self, value: Any) -> tuple[Any, ...]:
+        if self._raw is not None:
+            return type(value), self._base, self._raw(value)
+        return (type(value),) if self._base is object else (type(value), self._base)
 
     def _parts(self, value: Any, state: Any) -> tuple[Any, Any]:
         """Return what to set at once, None when there is nothing or no need, and what to set afterwards."""
@@ -150,10 +152,6 @@ class Instances:
         if (not early and not early_slots) or (not late and not late_slots):
             return None, state
         return (early, early_slots), (late, late_slots)
-
-
-def are_atoms(attributes: Attributes) -> bool:
-    return ATOMS.issuperset(map(type, attributes.values()))
 
 
 def parts(attributes: Attributes | None) -> tuple[Attributes | None, Attributes | None]:
@@ -168,7 +166,7 @@ def parts(attributes: Attributes | None) -> tuple[Attributes | None, Attributes 
 
 def own_parts(value: Any, state: Any) -> tuple[Attributes, Attributes] | None:
     """Return what is the same in ``state``, which the class made, and in the object itself."""
-    if type(state) is not dict or are_atoms(state):
+    if type(state) is not dict or are_atoms(map(type, state.values())):
         return None
     own = getattr(value, "__dict__", {})
     atoms = {name: each for name, each in state.items() if is_atom(each)}
