@@ -885,6 +885,69 @@ try: raise e
 except MyError as got: assert got is e
 """,
     ),
+    "exceptions and what they came from": Case(
+        """
+class Mine(Exception):
+    def __init__(self, *, code): super().__init__("mine"); self.code = code
+def raised(f):
+    try: f()
+    except BaseException as error: return error
+def explicit():
+    try: 1 / 0
+    except ZeroDivisionError as error: raise Mine(code=5) from error
+def implicit():
+    try: {}["a"]
+    except KeyError: raise ValueError("v")
+def without():
+    try: {}["a"]
+    except KeyError: raise ValueError("v") from None
+def chain():
+    error = None
+    for number in range(5000):
+        try: raise ValueError(number)
+        except ValueError as new: new.__context__ = error; error = new
+    raise error
+def unsavable():
+    try: raise KeyError(i for i in ())
+    except KeyError as error: raise ValueError("kept") from error
+e, i, w, long, u = map(raised, (explicit, implicit, without, chain, unsavable))
+n, a, m = raised(lambda: nowhere), raised(lambda: (1).nothing), raised(lambda: __import__("nowhere"))
+loop = ValueError("loop"); loop.__context__ = KeyError("k"); loop.__context__.__context__ = loop
+n.add_note("note")
+""",
+        """
+assert type(e) is Mine and e.code == 5 and type(e.__cause__) is ZeroDivisionError and e.__suppress_context__ and e.__context__ is e.__cause__
+assert type(i.__context__) is KeyError and i.__cause__ is None and not i.__suppress_context__
+assert w.__cause__ is None and w.__suppress_context__ and long.args == (4999,) and u.args == ("kept",) and loop.args == ("loop",)
+assert (n.name, a.name, m.name, n.__notes__) == ("nowhere", "nothing", "nowhere", ["note"])
+""",
+    ),
+    "classes of properties": Case(
+        """
+class classproperty(property):
+    def __get__(self, instance, owner): return self.fget(owner)
+class noted(property):
+    def __init__(self, note): self.note = note
+    def __call__(self, f): super().__init__(f); return self
+class sm(staticmethod): pass
+class cm(classmethod):
+    def __init__(self, f, extra=None): super().__init__(f); self.extra = extra
+class A:
+    @classproperty
+    def name(cls): return cls.__name__
+    @noted("note")
+    def value(self): "doc"; return 5
+    @sm
+    def s(): return 1
+    @cm
+    def c(cls): return cls
+a = A()
+""",
+        """
+assert A.name == "A" == a.name and a.value == 5 and A.__dict__["value"].note == "note" and A.value.__doc__ == "doc"
+assert A.s() == 1 and A.c() is A and A.__dict__["c"].extra is None and type(A.__dict__["s"]) is sm and A().value == 5
+""",
+    ),
     "delegation": Case(
         """
 class Proxy:

@@ -20,11 +20,13 @@ from .libraries import MRO
 from .reduce_arrays import is_array, reduce_array, reduce_subarray
 from .reduce_classes import Methods, reduce_class, reduce_methods
 from .reduce_context import Context, Reduce
+from .reduce_exceptions import choose_exception
 from .reduce_functions import (
     reduce_cache,
     reduce_cached_property,
     reduce_cell,
     reduce_code,
+    reduce_descriptor,
     reduce_function,
     reduce_method,
     reduce_module,
@@ -35,11 +37,9 @@ from .reduce_functions import (
 from .reduce_instances import choose_instances
 from .reduce_values import (
     DICT_VIEWS,
-    has_own_init,
     is_file,
     is_stubborn,
     reduce_dictionary_view,
-    reduce_exception,
     reduce_file,
     reduce_match,
     reduce_memoryview,
@@ -147,11 +147,13 @@ def choose(kind: type) -> Reduce | None:
     if is_file(kind):
         return reduce_file
     if any(each is BaseException for each in ancestors):
-        return reduce_exception if has_own_init(kind) else None
+        return choose_exception(kind)
     if kind in dispatch_table:
         return None
     if reduces_itself(kind):
         return reduce_named
+    if any(each is base for base in DESCRIPTORS for each in ancestors):
+        return reduce_descriptor
     if is_array(kind):
         return reduce_subarray
     return choose_instances(kind) or (reduce_stubborn if is_stubborn(kind) else None)
@@ -162,3 +164,5 @@ ANCESTORS: tuple[tuple[type, Callable[[Context, Any], Any]], ...] = (
     (ModuleType, reduce_module),
     (functools.cached_property, reduce_cached_property),
 )
+
+DESCRIPTORS = (property, staticmethod, classmethod)

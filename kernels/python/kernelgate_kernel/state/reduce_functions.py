@@ -10,6 +10,7 @@ from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from . import rebuild
+from .libraries import is_a
 from .modules import MAIN, is_found_by_name, is_importable
 from .reduce_context import Context, is_found
 
@@ -95,6 +96,17 @@ def reduce_property(_context: Context, value: property) -> Any:
 def reduce_wrapper(_context: Context, value: Any) -> Any:
     """A staticmethod or classmethod."""
     return type(value), (value.__func__,)
+
+
+def reduce_descriptor(_context: Context, value: Any) -> Any:
+    """A property, staticmethod or classmethod of a class of its own: by what the builtin one is made of."""
+    if is_a(value, (property,)):
+        base: type = property
+        parts = tuple(property.__dict__[name].__get__(value) for name in ("fget", "fset", "fdel"))
+    else:
+        base = staticmethod if is_a(value, (staticmethod,)) else classmethod
+        parts = (base.__dict__["__func__"].__get__(value),)
+    return rebuild.make_by_base, (type(value), base, parts), getattr(value, "__dict__", None) or None
 
 
 def reduce_cache(_context: Context, function: Any) -> Any:

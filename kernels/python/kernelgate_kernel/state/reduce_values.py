@@ -164,13 +164,6 @@ def reduce_weak_set(_context: Context, value: Any) -> Any:
     return type(value), (list(value),)
 
 
-def reduce_exception(_context: Context, error: BaseException) -> Any:
-    """As it says itself, except that ``__init__`` is not called again: it may want other arguments."""
-    reduced: tuple[Any, ...] = error.__reduce__()  # type: ignore[assignment]
-    kind, args, *state = reduced
-    return rebuild.make_exception, (kind, args), *state
-
-
 def reduce_named(_context: Context, value: Any) -> Any:
     """As it says itself, except by a name of the user's: nobody has that name yet when it is loaded."""
     reduced = value.__reduce_ex__(5)
@@ -208,18 +201,6 @@ def is_stubborn(kind: type) -> bool:
         return False
     own = {name for base in MRO(kind)[:-1] for name in CLASS_DICT(base)}
     return not own & {"__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__"}
-
-
-def has_own_init(kind: type) -> bool:
-    """Tell whether exceptions begin in a way of their own, and their class says nothing of how they are saved."""
-    python = [base for base in MRO(kind) if is_mutable(base)]
-    names = {name for base in python for name in CLASS_DICT(base)}
-    return bool(names & {"__init__", "__new__"}) and not names & {
-        "__reduce__",
-        "__reduce_ex__",
-        "__setstate__",
-        "__getstate__",
-    }
 
 
 def is_file(kind: type) -> bool:
