@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
@@ -40,8 +41,14 @@ class Travel:
         self.folder = folder
 
     def __call__(self, cells: str, check: str, before: str = "") -> Json:
+        return self.restore(self.save(cells), check, before)
+
+    def save(self, cells: str) -> Json:
         saved = self.run("save", {"cells": [cells]})
         assert saved["layout"]["skipped"] == []
+        return saved
+
+    def restore(self, saved: Json, check: str, before: str = "") -> Json:
         return self.run("restore", {**saved, "before": [before], "cells": [check]})
 
     def run(self, step: str, case: Json) -> Json:
@@ -94,6 +101,75 @@ import moved as again
 assert moved.f() == [1] and again is moved
 """
     travel(cells, check)
+
+
+SETTINGS = """
+import sys, decimal, numpy as np, pandas as pd
+sys.setrecursionlimit(5432)
+decimal.getcontext().prec = 50
+np.set_printoptions(precision=2, suppress=True)
+pd.set_option("display.max_rows", 7)
+pd.options.display.float_format = "{:.1f}".format
+"""
+
+SET = """
+import sys, decimal, numpy as np, pandas as pd
+assert sys.getrecursionlimit() == 5432 and decimal.getcontext().prec == 50
+assert np.get_printoptions()["precision"] == 2 and np.get_printoptions()["suppress"] is True
+assert pd.options.display.max_rows == 7 and pd.options.display.float_format is None
+"""
+
+
+def test_settings_of_libraries_are_as_they_were(travel: Travel) -> None:
+    travel(SETTINGS, SET)
+    travel(SETTINGS, SET, before="import numpy, pandas, decimal")
+
+
+def test_settings_of_plots_are_as_they_were(travel: Travel) -> None:
+    pytest.importorskip("matplotlib")
+    cells = "import matplotlib.pyplot as plt; plt.style.use('ggplot'); plt.rcParams['figure.figsize'] = (3, 4)"
+    check = """
+import matplotlib.pyplot as plt
+assert plt.rcParams["figure.figsize"] == [3, 4] and plt.rcParams["axes.grid"] is True
+assert plt.rcParams["axes.prop_cycle"].by_key()["color"][0] == "#E24A33"
+"""
+    travel(cells, check)
+
+
+def test_no_library_is_imported_for_settings_that_nobody_has_changed(travel: Travel) -> None:
+    cells = "import numpy, pandas, decimal; del numpy, pandas, decimal"
+    travel(cells, "import sys; assert 'pandas' not in sys.modules")
+
+
+def test_a_low_recursion_limit_does_not_reach_a_kernel_that_has_just_begun(travel: Travel) -> None:
+    travel("import sys; sys.setrecursionlimit(200)", "import sys; assert sys.getrecursionlimit() > 200")
+
+
+def test_hostile_settings_break_neither_saving_nor_restoring(travel: Travel) -> None:
+    cells = """
+import sys, numpy, pandas, decimal
+class Loud:
+    def __eq__(self, other): raise SystemExit("no")
+    def __getattr__(self, name): raise KeyboardInterrupt(name)
+    __hash__ = None
+numpy.get_printoptions = lambda: 1 / 0
+pandas._config.config._global_config["display"]["max_rows"] = Loud()
+pandas._config.config._global_config["display"]["width"] = "x" * 10_000_000
+pandas._config.config._global_config["display"]["precision"] = 10 ** 10_000
+sys.modules["decimal"] = Loud()
+del numpy, pandas, decimal
+kept = 1
+"""
+    assert travel(cells, "assert kept == 1")["lost"] == []
+
+
+def test_a_state_without_settings_is_restored(travel: Travel) -> None:
+    saved = travel.save("x = 1")
+    surroundings = json.loads(base64.b64decode(saved["chunks"][0]))
+    assert surroundings.pop("settings") == {}
+    data = json.dumps(surroundings).encode()
+    saved["chunks"][0], saved["layout"]["sizes"][0] = base64.b64encode(data).decode(), len(data)
+    assert travel.restore(saved, "assert x == 1")["lost"] == []
 
 
 # --- what one save sends after another

@@ -20,6 +20,7 @@ from .deadline import OutOfTime, deadline
 from .files import Scan, WorkFolder
 from .namespace import SPECIAL, Surroundings, items, put_back, shown
 from .pickling import Dump, Failure, dump, load
+from .settings import Settings
 from .text import printable
 
 FORMAT = 1
@@ -72,6 +73,7 @@ class Snapshots:
         self._shell = shell
         self._folder = WorkFolder(folder)
         self._surroundings = Surroundings()
+        self._settings = Settings()
         self._tag: str | None = None
         """What the last save is called; None when nothing counts as stored."""
         self._layout: Json = {}
@@ -89,7 +91,8 @@ class Snapshots:
             items(self._shell), self._shell.user_ns, request["max_bytes"], request["seconds"], self._suspects
         )
         self._suspects = frozenset(failure.name for failure in dumped.failed)
-        surroundings = ENCODER.encode(self._surroundings.changes()).encode()
+        changes = {**self._surroundings.changes(), "settings": self._settings.changes()}
+        surroundings = ENCODER.encode(changes).encode()
         streams: list[Bytes] = [surroundings, dumped.main, *dumped.buffers]
         layout = {
             "format": FORMAT,
@@ -151,7 +154,8 @@ class Snapshots:
             chunks.clear()
             return 0, lost[:MAX_SKIPPED]
         streams = _take_streams(layout, chunks)
-        self._surroundings.apply(DECODER.decode(streams[SURROUNDINGS].decode()))
+        surroundings = DECODER.decode(streams[SURROUNDINGS].decode())
+        self._surroundings.apply(surroundings)
         try:
             with deadline(content["seconds"]):
                 loaded = load(streams[VARIABLES], streams[VARIABLES + 1 :], self._shell.user_ns)
@@ -160,6 +164,7 @@ class Snapshots:
         except ValueError as error:
             raise NotRestored(f"the stored variables are not in order: {error}") from None
         count = put_back(self._shell, loaded.values, layout["execution_count"])
+        self._settings.apply(surroundings.get("settings", {}))
         self._tag, self._layout, self._numbers = content["tag"], {"streams": [names], "files": []}, {}
         return count, [*_told(loaded.lost), *lost][:MAX_SKIPPED]
 
