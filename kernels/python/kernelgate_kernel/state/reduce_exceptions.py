@@ -8,7 +8,7 @@ from . import rebuild
 from .libraries import MRO, is_a
 from .rebuild import CLASS_DICT, is_mutable
 from .reduce_context import Context, Reduce
-from .reduce_instances import is_atom
+from .reduce_instances import Kinds, is_atom
 
 OWN = frozenset({"__reduce__", "__reduce_ex__", "__setstate__", "__getstate__"})
 BEGIN = frozenset({"__init__", "__new__"})
@@ -61,9 +61,11 @@ def unsaid(error: BaseException) -> dict[str, Any]:
 
 def is_plain(error: BaseException) -> bool:
     """Tell whether an exception can be saved for sure: nobody is to lose one for the sake of what it came from."""
-    chain = [error]
+    chain, kinds = [error], Kinds()
     for each in chain:
-        if len(chain) > LONGEST_CHAIN or not (is_atom(ARGS(each)) and all(map(is_atom, vars(each).values()))):
+        if len(chain) > LONGEST_CHAIN or not all(
+            is_atom(part, kinds) for part in (ARGS(each), *vars(each).values())
+        ):
             return False
         cause, context = CAUSE(each), CONTEXT(each)
         chain += [other for other in (cause, None if context is cause else context) if other is not None]

@@ -11,7 +11,7 @@ refers to. So it gets those at once that refer to nothing.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from copyreg import __newobj__ as NEW  # type: ignore[attr-defined]
 from copyreg import __newobj_ex__ as NEW_EX  # type: ignore[attr-defined]
 from datetime import date, datetime, time, timedelta
@@ -28,6 +28,7 @@ from .reduce_context import Context, Reduce, is_found, module_of
 
 BASE = type.__dict__["__base__"].__get__
 Attributes = dict[str, Any]
+Contents = Callable[[Any], Collection[Any]]
 
 ATOMS = frozenset(
     {*map(type, ("", b"", 0, 0.0, 0j, True, None, ..., range(0))), type, date, datetime, time, timedelta}
@@ -119,6 +120,7 @@ class Instances:
         self._raw = None if base in PLAIN_BASES else CLASS_DICT(base)["__getnewargs__"]
         self._makes = makes
         self._hashes = hashes
+        self._kinds = Kinds()
         self._has_own_state = bool(names & STATE)
         self._fill = None if "__setstate__" in names else rebuild.fill_instance
         self._late_fill = self._fill if answers_for_all(kind, names) else None  # pickle's own way is faster
@@ -128,68 +130,112 @@ class Instances:
         if type(reduced) is not tuple or (reduced[0] is not NEW and reduced[0] is not NEW_EX):
             return reduced
         state = reduced[2]
-        if self._hashes and not (type(state) is dict and are_atoms(map(type, state.values()))):
+        if self._hashes and not leads_nowhere(state):
             early, late = self._parts(value, state)
             if early is not None:
-                arguments = (type(value), self._base, self._raw(value) if self._raw else (), early)
-                return rebuild.make_instance, arguments, late, *reduced[3:], self._fill
+                fill = self._late_fill if type(late) is dict and late is not state else self._fill
+                return rebuild.make_instance, self._arguments(value, early), late, *reduced[3:], fill
         if self._makes:
             return rebuild.make_instance, self._arguments(value), *reduced[2:], self._late_fill
         return reduced if self._late_fill is None else (*reduced, self._late_fill)
 
-    def _arguments(self, value: Any) -> tuple[Any, ...]:
-        if self._raw is not None:
-            return type(value), self._base, self._raw(value)
-        return (type(value),) if self._base is object else (type(value), self._base)
+    def _arguments(self, value: Any, early: Any = None) -> tuple[Any, ...]:
+        if self._base is object:
+            return (type(value),) if early is None else (type(value), object, (), early)
+        raw = () if self._raw is None else self._raw(value)
+        return (type(value), self._base, raw) if early is None else (type(value), self._base, raw, early)
 
     def _parts(self, value: Any, state: Any) -> tuple[Any, Any]:
         """Return what to set at once, None when there is nothing or no need, and what to set afterwards."""
         if self._has_own_state:
-            return own_parts(value, state), state
-        attributes, slots = state if type(state) is tuple else (state, None)
-        early, late = parts(attributes)
-        early_slots, late_slots = parts(slots)
-        if (not early and not early_slots) or (not late and not late_slots):
+            return self._own(value, state), state
+        if type(state) is dict:
+            early, late = self._divide(state)
+            return (early, late) if early and late else (None, state)
+        attributes, slots = both(state)
+        early, late = self._divide(attributes)
+        early_slots, late_slots = self._divide(slots)
+        if not (early or early_slots) or not (late or late_slots):
             return None, state
         return (early, early_slots), (late, late_slots)
 
+    def _divide(self, attributes: Attributes) -> tuple[Attributes, Attributes]:
+        """Return those that refer to nothing; and the others, or all if the order would be another one."""
+        early: Attributes = {}
+        kinds = self._kinds
+        for name, each in attributes.items():
+            contents = kinds[type(each)]
+            if contents is nothing or (contents is not None and is_atom(each, kinds)):
+                early[name] = each
+        if list(islice(attributes, len(early))) != list(early):
+            return early, attributes
+        return early, dict(islice(attributes.items(), len(early), None))
 
-def parts(attributes: Attributes | None) -> tuple[Attributes | None, Attributes | None]:
-    """Return the attributes that refer to nothing; and the others, or all if the order would be another one."""
-    if attributes is None:
-        return None, None
-    early = {name: each for name, each in attributes.items() if is_atom(each)}
-    if list(islice(attributes, len(early))) != list(early):
-        return early, attributes
-    return early, dict(islice(attributes.items(), len(early), None))
+    def _own(self, value: Any, state: Any) -> tuple[Attributes, Attributes] | None:
+        """Return what is the same in ``state``, which the class made, and in the object itself."""
+        if type(state) is not dict:
+            return None
+        own = getattr(value, "__dict__", {})
+        atoms, _ = self._divide(state)
+        attributes = {name: each for name, each in atoms.items() if name in own and own[name] is each}
+        names = [name for name in atoms if is_slot(value, name)]
+        slots = {name: atoms[name] for name in names if getattr(value, name) is atoms[name]}
+        return (attributes, slots) if attributes or slots else None
 
 
-def own_parts(value: Any, state: Any) -> tuple[Attributes, Attributes] | None:
-    """Return what is the same in ``state``, which the class made, and in the object itself."""
-    if type(state) is not dict or are_atoms(map(type, state.values())):
-        return None
-    own = getattr(value, "__dict__", {})
-    atoms = {name: each for name, each in state.items() if is_atom(each)}
-    attributes = {name: each for name, each in atoms.items() if name in own and own[name] is each}
-    slots = {name: each for name, each in atoms.items() if is_slot(value, name) and getattr(value, name) is each}
-    return (attributes, slots) if attributes or slots else None
+def leads_nowhere(state: Any) -> bool:
+    """Tell whether an object with this state cannot be part of a cycle, as far as a short look at it tells."""
+    if type(state) is not dict:
+        return state is None
+    return are_atoms(map(type, state.values())) or all(map(has_atoms, state.values()))
+
+
+def has_atoms(value: Any) -> bool:
+    kind = type(value)
+    if kind is list or kind is set or kind is tuple:
+        return len(value) <= MAX_ITEMS and are_atoms(map(type, value))
+    if kind is dict:
+        return len(value) <= MAX_ITEMS and are_atoms(map(type, (*value, *value.values())))
+    return kind in ATOMS
 
 
 def is_slot(value: Any, name: Any) -> bool:
     return any(type(CLASS_DICT(base).get(name)) is MemberDescriptorType for base in MRO(type(value)))
 
 
-def is_atom(value: Any, depth: int = MAX_DEPTH) -> bool:
-    """Tell whether a value refers to nothing that could refer back to what has it."""
-    kind = type(value)
+def nothing(_value: Any) -> Collection[Any]:
+    return ()
+
+
+def attributes_of(value: Any) -> Collection[Any]:
+    return [each for part in both(object.__getstate__(value)) for each in part.values()]
+
+
+def contents_of(kind: type) -> Contents | None:
+    """Return what tells what objects of a class refer to; None when that may be anything."""
     if kind in ATOMS or is_a(kind, (enum.EnumMeta,)):
-        return True
-    if depth and (kind is frozenset or is_a(value, (tuple,))):
-        return len(value) <= MAX_ITEMS and all(is_atom(each, depth - 1) for each in value)
-    if depth and is_made(kind) and getattr(kind, "__hash__", None) not in (None, object.__hash__):
-        state = object.__getstate__(value)
-        return all(is_atom(each, depth - 1) for part in both(state) for each in part.values())
-    return False
+        return nothing
+    if kind is frozenset or any(base is tuple for base in MRO(kind)):
+        return list
+    hashes = getattr(kind, "__hash__", None) not in (None, object.__hash__)
+    return attributes_of if hashes and is_made(kind) else None
+
+
+class Kinds(dict[type, Contents | None]):
+    """``contents_of`` each class that was asked for."""
+
+    def __missing__(self, kind: type) -> Contents | None:
+        found = self[kind] = contents_of(kind)
+        return found
+
+
+def is_atom(value: Any, kinds: Kinds, depth: int = MAX_DEPTH) -> bool:
+    """Tell whether a value refers to nothing that could refer back to what has it."""
+    contents = kinds[type(value)]
+    if contents is None or contents is nothing:
+        return contents is nothing
+    parts = contents(value)
+    return depth > 0 and len(parts) <= MAX_ITEMS and all(is_atom(part, kinds, depth - 1) for part in parts)
 
 
 def both(state: Any) -> tuple[Attributes, Attributes]:
