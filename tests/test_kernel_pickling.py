@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,24 @@ def test_what_is_too_large_is_left_out_and_the_rest_is_saved() -> None:
     assert "0.5 MB" in failures(state)["also too large"]
     assert len(state.main) + sum(len(buffer) for buffer in state.buffers) < MB + 4096
     assert restore(state).values["last"] == [2]
+
+
+def test_what_would_be_too_large_in_one_piece_is_refused_before_it_is_put_together() -> None:
+    line = np.zeros(2 * MB, "u1")
+    values = {"half": line.reshape(1024, 2048)[:, ::2], "sub": line.view(Sub).reshape(2, -1)[:, ::2], "last": [1]}
+    state = save(values, max_bytes=MB // 2)
+    assert state.names == ["last"]
+    assert all("too large: more than the 0.5 MB" in reason for reason in failures(state).values())
+    tracemalloc.start()
+    try:
+        save(values, max_bytes=MB // 2)
+        assert tracemalloc.get_traced_memory()[1] < MB // 2
+    finally:
+        tracemalloc.stop()
+
+
+class Sub(np.ndarray[Any, Any]):
+    """An array of a class of its own."""
 
 
 def test_saving_stops_where_the_limit_is_reached() -> None:

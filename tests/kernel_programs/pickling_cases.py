@@ -241,6 +241,41 @@ assert mod.state == 2 and bump() == 3 and mod.state == 3 and bump is mod.bump an
 assert adder(4) == 5 == kept["total"] and kept["add"] is adder and kept["__builtins__"]["len"] is len
 """,
     ),
+    "modules of files": Case(
+        """
+import importlib.util, os, sys, tempfile
+folder = tempfile.mkdtemp()
+def write(name):
+    path = os.path.join(folder, name + ".py")
+    with open(path, "w") as file:
+        file.write("X = [5]\\ndef f(): return X\\nclass C:\\n    def m(self): return X\\n")
+    return path
+def loaded(name, register=False):
+    spec = importlib.util.spec_from_file_location(name, write(name))
+    module = importlib.util.module_from_spec(spec)
+    if register: sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+plug, test, known = loaded("plug"), loaded("test"), loaded("known", True)
+f, c, k = plug.f, plug.C(), known.C()
+test.X.append(6)
+def late(): import known; return known.X
+write("helper_of_mine"); write("gone")
+sys.path.insert(0, folder)
+import helper_of_mine, gone
+del sys.path[0]
+g = gone.f
+__import__("shutil").rmtree(folder)
+import json, numpy.linalg
+del loaded, write
+""",
+        """
+assert f() is plug.X == [5] and c.m() is plug.X and type(c) is plug.C and plug.__name__ == "plug" and "plug" not in sys.modules
+assert test.f() == [5, 6] and k.m() is known.X is late() and sys.modules["known"] is known
+assert g() is gone.X and helper_of_mine.f() == [5] and json is sys.modules["json"] and numpy.linalg.norm
+""",
+        needs=("numpy",),
+    ),
     "method objects": Case(
         """
 class A:
@@ -627,6 +662,178 @@ loop = Node(2); loop.next = loop
 assert n.next is Node.EMPTY and Node.table[Node(0)] == "empty" and loop.next is loop and loop.value == 2
 """,
     ),
+    "classes that make their objects themselves": Case(
+        """
+class Config:
+    _instance = None
+    made = 0
+    def __new__(cls, *args):
+        if cls._instance is None:
+            cls._instance = super().__new__(cls)
+            cls._instance.values = {}
+            Config.made += 1
+        return cls._instance
+    def __init__(self, x=None):
+        if x: self.values["x"] = x
+c = Config(3)
+class Color:
+    _all = {}
+    def __new__(cls, name):
+        if name not in cls._all:
+            self = super().__new__(cls); self.name = name; cls._all[name] = self
+        return cls._all[name]
+    def __getnewargs__(self): return (self.name,)
+r, g = Color("r"), Color("g")
+class Symbol(str):
+    _all = {}
+    def __new__(cls, name, kind):
+        if name not in cls._all:
+            cls._all[name] = super().__new__(cls, name); cls._all[name].kind = kind
+        return cls._all[name]
+s = Symbol("s", [1])
+class Counted:
+    count = 0
+    def __new__(cls, v):
+        cls.count += 1
+        return super().__new__(cls)
+    def __init__(self, v): self.v = v
+class Derived(Counted): pass
+ps = [Counted(1), Counted(2)]; derived = Derived(3); ps[0].me = ps[0]
+class Slotted:
+    __slots__ = ("a", "b")
+    def __new__(cls, a, b):
+        self = object.__new__(cls); self.a = a; self.b = b
+        return self
+slotted = Slotted(1, []); slotted.b.append(slotted)
+""",
+        """
+assert Config() is c and c.values == {"x": 3} and Config.made == 1
+assert Color("r") is r is Color._all["r"] and Color("g") is g and g.name == "g" and len(Color._all) == 2
+assert Symbol("s", None) is s and s == "s" and s.kind == [1] and type(s) is Symbol
+assert [p.v for p in ps] == [1, 2] and Counted.count == 2 and (derived.v, Derived.count) == (3, 3) and ps[0].me is ps[0]
+assert slotted.a == 1 and slotted.b == [slotted]
+""",
+    ),
+    "builtin types made from other arguments": Case(
+        """
+import collections, datetime, decimal
+class Version(str):
+    def __new__(cls, major, minor):
+        self = super().__new__(cls, f"{major}.{minor}"); self.major = major
+        return self
+class Money(int):
+    def __new__(cls, amount, currency):
+        self = super().__new__(cls, amount); self.currency = currency
+        return self
+class Vec(tuple):
+    def __new__(cls, *parts): return super().__new__(cls, parts)
+class Reading(float):
+    def __new__(cls, *, value): return super().__new__(cls, value)
+class Raw(bytes):
+    def __new__(cls, text): return super().__new__(cls, text.encode())
+class Imaginary(complex):
+    def __new__(cls, size): return super().__new__(cls, 0, size)
+class Tags(frozenset):
+    def __new__(cls, *tags):
+        self = super().__new__(cls, tags); self.first = tags[0]
+        return self
+class Day(datetime.date):
+    def __new__(cls, text):
+        self = super().__new__(cls, *map(int, text.split("-"))); self.text = text
+        return self
+class Price(decimal.Decimal):
+    def __new__(cls, amount, unit): return super().__new__(cls, amount)
+class Pair(collections.namedtuple("Pair", "x y")):
+    def __new__(cls, both): return super().__new__(cls, both, both)
+class Named(set):
+    def __init__(self, name, *items): super().__init__(items); self.name = name
+class Log(collections.deque):
+    def __init__(self, *, size): super().__init__(maxlen=size)
+class Groups(collections.defaultdict):
+    def __init__(self): super().__init__(list); self.seen = [self]
+class Ordered(collections.OrderedDict):
+    def __init__(self, *, key): super().__init__(); self.key = key
+class Items(list):
+    def __new__(cls, one): return super().__new__(cls)
+    def __init__(self, one): super().__init__([one, self])
+class Table(dict):
+    def __new__(cls, one): return super().__new__(cls)
+    def __init__(self, one): super().__init__(one=one); self.self = self
+class Missing(KeyError):
+    def __new__(cls, *, key): return super().__new__(cls, key)
+    def __init__(self, *, key): self.key = key
+v, m, ve, re, ra, im = Version(1, 2), Money(5, "EUR"), Vec(1, [2]), Reading(value=2.5), Raw("a"), Imaginary(2)
+t, d, p, xy, n, lo = Tags("a", "b"), Day("2024-05-06"), Price("1.50", "EUR"), Pair(3), Named("n", 1, 2), Log(size=2)
+gr, o, i, ta, mi = Groups(), Ordered(key=1), Items(1), Table(1), Missing(key="k")
+ve[1].append(ve); lo.extend([1, 2, 3]); gr["a"].append(1); o["b"] = 2
+""",
+        """
+assert (v, v.major, m, m.currency, re, ra, im) == ("1.2", 1, 5, "EUR", 2.5, b"a", 2j) and ve[0] == 1 and type(ve) is Vec
+assert t == {"a", "b"} and t.first == "a" and (d.month, d.text, str(p), xy.x, xy.y) == (5, "2024-05-06", "1.50", 3, 3)
+assert n == {1, 2} and n.name == "n" and list(lo) == [2, 3] and lo.maxlen == 2 and gr["a"] == [1] and gr["z"] == [] and gr.seen[0] is gr
+assert o == {"b": 2} and o.key == 1 and i[0] == 1 and i[1] is i and ta == {"one": 1} and ta.self is ta and mi.args == (mi.key,) == ("k",)
+assert {type(x).__name__ for x in (v, m, ve, re, ra, im, t, d, p, xy, n, lo, gr, o, i, ta, mi)} == {x.__name__ for x in
+    (Version, Money, Vec, Reading, Raw, Imaginary, Tags, Day, Price, Pair, Named, Log, Groups, Ordered, Items, Table, Missing)}
+""",
+    ),
+    "hash of what is in a cycle": Case(
+        """
+import enum
+from collections import namedtuple
+from dataclasses import dataclass, field
+class Node:
+    def __init__(self, name): self.nb = set(); self.name = name
+    def __hash__(self): return hash(self.name)
+    def __eq__(self, other): return self.name == other.name
+a, b = Node("a"), Node("b"); a.nb.add(b); b.nb.add(a)
+@dataclass(unsafe_hash=True)
+class City:
+    id: int
+    roads: dict = field(default_factory=dict, hash=False, compare=False)
+cities = [City(i) for i in range(3)]
+for x in cities:
+    for y in cities:
+        if x is not y: x.roads[y] = 1
+@dataclass(frozen=True)
+class Vertex:
+    key: tuple
+    out: set = field(hash=False, compare=False)
+v, w = Vertex((1, "v"), set()), Vertex((1, "w"), set()); v.out.update((v, w)); w.out.add(v)
+@dataclass(frozen=True, slots=True)
+class Pos:
+    x: int
+    y: int
+Size = namedtuple("Size", "w h")
+Kind = enum.Enum("Kind", "ROAD WALL")
+class Cell:
+    __slots__ = ("pos", "size", "kind", "near")
+    def __init__(self, *key): self.pos, self.size, self.kind = key; self.near = {}
+    def __hash__(self): return hash((type(self), self.pos, self.size, self.kind))
+    def __eq__(self, other): return (self.pos, self.kind) == (other.pos, other.kind)
+here, there = Cell(Pos(0, 0), Size(1, 2), Kind.ROAD), Cell(Pos(0, 1), Size(1, 2), Kind.WALL)
+here.near[there] = there.near[here] = 1
+class Kept:
+    def __init__(self, n): self.n = n; self.lock = open; self.peers = set()
+    def __hash__(self): return hash(self.n)
+    def __eq__(self, other): return self.n == other.n
+    def __getstate__(self): return {"n": self.n, "peers": self.peers}
+    def __setstate__(self, state): self.__dict__.update(state); self.lock = None
+k, l = Kept(1), Kept(2); k.peers.add(l); l.peers.add(k)
+class Word(str):
+    def __new__(cls, text, lang): self = super().__new__(cls, text); self.lang = lang; self.also = set(); return self
+    def __hash__(self): return hash((str(self), self.lang))
+    def __eq__(self, other): return str(self) == str(other) and self.lang == other.lang
+one, uno = Word("one", "en"), Word("uno", "es"); one.also.add(uno); uno.also.add(one)
+order = list(vars(a)), list(vars(cities[0]))
+del x, y
+""",
+        """
+assert a in b.nb and b in a.nb and next(iter(a.nb)) is b and cities[1] in cities[0].roads and cities[0] in cities[1].roads
+assert v in v.out and w in v.out and v in w.out and here in there.near and there in here.near and here.kind is Kind.ROAD
+assert l in k.peers and k in l.peers and k.lock is None and one in uno.also and uno in one.also and str(one) == "one"
+assert (list(vars(a)), list(vars(cities[0]))) == order == (["nb", "name"], ["id", "roads"])
+""",
+    ),
     "hash needs helpers": Case(
         """
 data = None
@@ -676,6 +883,69 @@ assert plain.args == ("a", 1) and str(z) == "division by zero" and u.encoding.st
 assert noted.__notes__ == ["note"] and key.args == ("k",)
 try: raise e
 except MyError as got: assert got is e
+""",
+    ),
+    "exceptions and what they came from": Case(
+        """
+class Mine(Exception):
+    def __init__(self, *, code): super().__init__("mine"); self.code = code
+def raised(f):
+    try: f()
+    except BaseException as error: return error
+def explicit():
+    try: 1 / 0
+    except ZeroDivisionError as error: raise Mine(code=5) from error
+def implicit():
+    try: {}["a"]
+    except KeyError: raise ValueError("v")
+def without():
+    try: {}["a"]
+    except KeyError: raise ValueError("v") from None
+def chain():
+    error = None
+    for number in range(5000):
+        try: raise ValueError(number)
+        except ValueError as new: new.__context__ = error; error = new
+    raise error
+def unsavable():
+    try: raise KeyError(i for i in ())
+    except KeyError as error: raise ValueError("kept") from error
+e, i, w, long, u = map(raised, (explicit, implicit, without, chain, unsavable))
+n, a, m = raised(lambda: nowhere), raised(lambda: (1).nothing), raised(lambda: __import__("nowhere"))
+loop = ValueError("loop"); loop.__context__ = KeyError("k"); loop.__context__.__context__ = loop
+n.add_note("note")
+""",
+        """
+assert type(e) is Mine and e.code == 5 and type(e.__cause__) is ZeroDivisionError and e.__suppress_context__ and e.__context__ is e.__cause__
+assert type(i.__context__) is KeyError and i.__cause__ is None and not i.__suppress_context__
+assert w.__cause__ is None and w.__suppress_context__ and long.args == (4999,) and u.args == ("kept",) and loop.args == ("loop",)
+assert (n.name, a.name, m.name, n.__notes__) == ("nowhere", "nothing", "nowhere", ["note"])
+""",
+    ),
+    "classes of properties": Case(
+        """
+class classproperty(property):
+    def __get__(self, instance, owner): return self.fget(owner)
+class noted(property):
+    def __init__(self, note): self.note = note
+    def __call__(self, f): super().__init__(f); return self
+class sm(staticmethod): pass
+class cm(classmethod):
+    def __init__(self, f, extra=None): super().__init__(f); self.extra = extra
+class A:
+    @classproperty
+    def name(cls): return cls.__name__
+    @noted("note")
+    def value(self): "doc"; return 5
+    @sm
+    def s(): return 1
+    @cm
+    def c(cls): return cls
+a = A()
+""",
+        """
+assert A.name == "A" == a.name and a.value == 5 and A.__dict__["value"].note == "note" and A.value.__doc__ == "doc"
+assert A.s() == 1 and A.c() is A and A.__dict__["c"].extra is None and type(A.__dict__["s"]) is sm and A().value == 5
 """,
     ),
     "delegation": Case(
@@ -900,6 +1170,58 @@ np.random.set_state(now); x = np.random.rand(); np.random.seed(7); assert np.ran
 assert list(vec([1, 2])) == [2, 3] and masked.sum() == 1 and type(sub) is Sub and poly(1) == 3 and rec.a[0] == 1
 assert add is np.add and mean is np.mean
 legacy.rand()
+""",
+        needs=("numpy",),
+    ),
+    "arrays that show memory again and again": Case(
+        """
+import numpy as np
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
+ones = np.broadcast_to(np.float64(1), (100_000_000,))
+rows = np.broadcast_to(np.arange(3.0), (10_000_000, 3))
+same = [rows]
+text = np.broadcast_to(np.array([["a"], ["bc"]]), (2, 50_000_000))
+things = np.broadcast_to(np.array(None, object), (100_000_000,))
+windows = sliding_window_view(np.arange(1_000_000.0), 1000)
+back = sliding_window_view(np.arange(100.0), 10)[::-1, ::-1]
+numbers = np.arange(10)
+pairs = sliding_window_view(numbers, 2)
+again = as_strided(np.arange(3), (5, 3), (0, 8))
+records = sliding_window_view(np.array([(1, 2.0), (3, 4.0), (5, 6.0)], "i4,f8"), 2)
+""",
+        """
+assert ones.shape == (100_000_000,) and ones[7] == 1 == ones[-1] and ones.strides == (0,) and not ones.flags.writeable
+assert rows.shape == (10_000_000, 3) and rows[-1].tolist() == [0, 1, 2] and rows.strides == (0, 8) and same[0] is rows
+assert text.shape == (2, 50_000_000) and text[1, -1] == "bc" and things.shape == (100_000_000,) and things[5] is None
+assert windows.shape == (999_001, 1000) and windows[5].tolist() == list(range(5, 1005)) and windows.strides == (8, 8)
+assert back[0].tolist() == list(range(99, 89, -1)) and back[-1].tolist() == list(range(9, -1, -1)) and not back.flags.writeable
+numbers[1] = 77
+assert pairs[0, 1] == pairs[1, 0] == 77 and records[1].tolist() == [(3, 4.0), (5, 6.0)]
+again[0, 1] = 5
+assert again.tolist() == [[0, 5, 2]] * 5
+""",
+        needs=("numpy",),
+    ),
+    "classes of arrays": Case(
+        """
+import numpy as np, tempfile, os
+class Info(np.ndarray):
+    def __new__(cls, values, info=None):
+        made = np.asarray(values).view(cls); made.info = info
+        return made
+    def __array_finalize__(self, other): self.info = getattr(other, "info", None)
+array = Info([1, 2], info={"unit": "m"})
+array.itself = array
+plain = np.arange(4).view(Info)
+folder = tempfile.mkdtemp()
+mapped = np.memmap(os.path.join(folder, "data"), "f8", "w+", shape=(10,))
+part, copied = mapped[2:5], mapped.copy()
+__import__("shutil").rmtree(folder)
+""",
+        """
+assert array.tolist() == [1, 2] and type(array) is Info and array.info == {"unit": "m"} and array.itself is array
+assert plain.tolist() == [0, 1, 2, 3] and plain.info is None and copied.tolist() == [0.0] * 10
+assert FAILED == dict.fromkeys(("mapped", "part"), "an array that is mapped to a file cannot be saved"), FAILED
 """,
         needs=("numpy",),
     ),

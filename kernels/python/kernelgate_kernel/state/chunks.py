@@ -65,20 +65,18 @@ class Parcel:
 
     def __init__(self, known: frozenset[str]) -> None:
         self._known = known
-        self._numbers: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
+        """Those of the chunks that were hashed, by their digests."""
         self.chunks: list[Callable[[], Bytes]] = []
         """What gives the chunks to be sent, in order."""
-        self.names: set[str] = set()
-        """The digests of all chunks that the save consists of."""
 
     def refer(self, name: str, give: Callable[[], Bytes]) -> int | str:
         """Return how the layout refers to a chunk; ``give`` returns its bytes when it is time to send them."""
-        self.names.add(name)
         if name in self._known:
             return name
-        if name not in self._numbers:
-            self._numbers[name] = self.add(give)
-        return self._numbers[name]
+        if name not in self.numbers:
+            self.numbers[name] = self.add(give)
+        return self.numbers[name]
 
     def add(self, give: Callable[[], Bytes]) -> int:
         """Send a chunk without looking whether it is known; returns how the layout refers to it."""

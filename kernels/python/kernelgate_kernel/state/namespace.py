@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from os import chdir, environ, getcwd
 from random import getstate, setstate
 from typing import Any
@@ -15,6 +16,9 @@ SPECIAL = "\0"
 """Begins the label of what is no variable of the user's."""
 
 NUMPY_SECONDS = 1.0
+IMPORT_SECONDS = 10.0
+"""To import numpy's generators, which a fresh process may have to read from a slow disk."""
+
 OUT = f"{SPECIAL}Out:"
 IN = f"{SPECIAL}In"
 RANDOM = f"{SPECIAL}random"
@@ -94,11 +98,15 @@ def _put_inputs(shell: Any, inputs: Any) -> None:
 
 
 def _put_random_states(values: Mapping[str, Any]) -> None:
-    numpy = _modules.get("numpy.random")
     if RANDOM in values:
         setstate(values[RANDOM])
-    if NUMPY in values and numpy is not None:
-        numpy.set_state(values[NUMPY])
+    if NUMPY in values:
+        Guard(IMPORT_SECONDS).attempt(None, _put_numpy_state, values[NUMPY], seconds=IMPORT_SECONDS)
+
+
+def _put_numpy_state(state: Any) -> None:
+    """Numpy imports its generators when they are asked for, so a fresh process need not have them."""
+    import_module("numpy.random").set_state(state)
 
 
 def shown(label: str) -> str:

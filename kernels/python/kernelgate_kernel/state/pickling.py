@@ -29,10 +29,13 @@ from typing import Any
 from .deadline import OutOfTime, deadline
 from .guard import Guard
 from .libraries import class_name, classes, is_a
+from .modules import MAIN, is_importable
+from .modules import begin as begin_with_modules
 from .reduce import BUILTINS, StatePickler
+from .reduce_arrays import array_owners
 from .reduce_classes import QUALNAME
-from .reduce_context import MAIN, Context, Refused, is_found, is_importable, module_of
-from .reduce_values import REFUSED_BY_ID, array_owners
+from .reduce_context import Context, Refused, TooLarge, is_found, module_of
+from .reduce_values import REFUSED_BY_ID
 from .text import MAX_TEXT, printable
 
 OUT_OF_BAND = 64 << 10
@@ -94,10 +97,6 @@ class Dump:
 class Loaded:
     values: dict[str, Any]
     lost: list[Failure]
-
-
-class TooLarge(Exception):
-    """What is to be saved takes more bytes than there is room for."""
 
 
 def dump(
@@ -177,6 +176,9 @@ class Sink:
         if self.taken > self.room:
             raise TooLarge
 
+    def left(self) -> int:
+        return self.room - self.taken
+
     def cut(self, main: int, buffers: int, taken: int) -> None:
         """Drop what was written after."""
         del self.main[main:], self.buffers[buffers:]
@@ -223,6 +225,7 @@ class _Dumping:
         self._arrays = classes("numpy", "ndarray")
         self._items = [_Item(position, label, value) for position, (label, value) in enumerate(items)]
         self._context = Context(namespace)
+        begin_with_modules()
         attempt(seconds * SMALL_SHARE, self._look)
         self._pickler = StatePickler(self._sink, self._context, self._arrays)
         self._queue: list[_Item] = []

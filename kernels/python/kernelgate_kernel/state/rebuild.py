@@ -35,8 +35,12 @@ def find_module(name: str) -> ModuleType:
     return import_module(name)
 
 
-def make_module(name: str) -> ModuleType:
-    return ModuleType(name)
+def make_module(name: str, imported: bool = False) -> ModuleType:
+    """Make an empty module; an import finds one that was ``imported``, unless there is another of that name."""
+    module = ModuleType(name)
+    if imported:
+        sys.modules.setdefault(name, module)
+    return module
 
 
 def fill_module(module: ModuleType, attributes: dict[str, Any]) -> None:
@@ -214,25 +218,40 @@ def make_type_variable(
 
 
 def make_exception(cls: Any, args: tuple[Any, ...]) -> Any:
-    """Make an exception without the ``__init__`` of its class, which may want other arguments."""
-    error = cls.__new__(cls, *args)
-    for base in MRO(cls):
-        if "__init__" in CLASS_DICT(base) and not is_mutable(base):
-            base.__init__(error, *args)
-            break
+    """Make an exception without ``__new__`` and ``__init__`` of its class, which may want other arguments."""
+    base = next(each for each in MRO(cls) if "__init__" in CLASS_DICT(each) and not is_mutable(each))
+    error = make_by_base(cls, base, args)
     error.args = args
     return error
 
 
-def make_instance(cls: Any) -> Any:
-    return object.__new__(cls)
+def make_by_base(cls: Any, base: Any, args: tuple[Any, ...]) -> Any:
+    """Make an object as its compiled class does, without ``__new__`` and ``__init__`` of the classes above."""
+    value = base.__new__(cls, *args)
+    if base.__init__ is not object.__init__:
+        base.__init__(value, *args)
+    return value
+
+
+def make_instance(cls: Any, base: Any = object, raw: tuple[Any, ...] = (), attributes: Any = None) -> Any:
+    """Make an object of which ``base`` takes ``raw``, and give it the attributes that its hash may need."""
+    value = base.__new__(cls, *raw)
+    if attributes is not None:
+        fill_instance(value, attributes)
+    return value
 
 
 def fill_instance(value: Any, state: Any) -> None:
-    """Set what an object has, without a look at ``__setstate__`` or ``__setattr__`` of its class."""
+    """Set what an object has, without a look at ``__setstate__`` or ``__setattr__`` of its class.
+
+    If that includes all attributes that it has already, theirs is the order of ``state``.
+    """
     attributes, slots = state if type(state) is tuple else (state, None)
     if attributes:
-        value.__dict__.update(attributes)
+        own = value.__dict__
+        if own and own.keys() <= attributes.keys():
+            own.clear()
+        own.update(attributes)
     for name, each in (slots or {}).items():
         object.__setattr__(value, name, each)
 
@@ -257,6 +276,20 @@ def make_array_view(
     view = type(base)(shape, dtype, buffer, offset, strides)
     view.flags.writeable = writable
     return view
+
+
+def make_repeated(once: Any, shape: tuple[int, ...], writable: bool) -> Any:
+    """Make a numpy array that shows the items of ``once`` again and again."""
+    view = import_module("numpy").broadcast_to(once, shape)
+    view.flags.writeable = writable
+    return view
+
+
+def fill_subarray(array: Any, state: tuple[Any, dict[str, Any]]) -> None:
+    """Set what an array has, then the attributes of the object."""
+    content, attributes = state
+    array.__setstate__(content)
+    array.__dict__.update(attributes)
 
 
 def standard_stream(name: str) -> Any:

@@ -17,13 +17,16 @@ from types import CellType, CodeType, FunctionType, MappingProxyType, MethodType
 from typing import Any, Protocol
 
 from .libraries import MRO
+from .reduce_arrays import is_array, reduce_array, reduce_subarray
 from .reduce_classes import Methods, reduce_class, reduce_methods
 from .reduce_context import Context, Reduce
+from .reduce_exceptions import choose_exception
 from .reduce_functions import (
     reduce_cache,
     reduce_cached_property,
     reduce_cell,
     reduce_code,
+    reduce_descriptor,
     reduce_function,
     reduce_method,
     reduce_module,
@@ -31,17 +34,13 @@ from .reduce_functions import (
     reduce_super,
     reduce_wrapper,
 )
+from .reduce_instances import choose_instances
 from .reduce_values import (
     DICT_VIEWS,
-    answers_for_all,
-    has_own_init,
     is_file,
     is_stubborn,
-    reduce_array,
     reduce_dictionary_view,
-    reduce_exception,
     reduce_file,
-    reduce_instance,
     reduce_match,
     reduce_memoryview,
     reduce_named,
@@ -106,6 +105,8 @@ class Sink(Protocol):
 
     def take_buffer(self, buffer: PickleBuffer) -> bool: ...
 
+    def left(self) -> int: ...
+
 
 class Table(dict[type, Reduce | None]):
     """How objects are reduced, by type; for a type that was not met before it is found out."""
@@ -125,6 +126,7 @@ class StatePickler(Pickler):
         super().__init__(sink, PROTOCOL, buffer_callback=sink.take_buffer)
         given = (context.namespace, BUILTINS)
         self.memo = {id(value): (number, value) for number, value in enumerate(given)}
+        context.room = sink.left
         self._context = context
         self._table = Table(KNOWN)
         self._table.update(dict.fromkeys(arrays, reduce_array))
@@ -145,14 +147,16 @@ def choose(kind: type) -> Reduce | None:
     if is_file(kind):
         return reduce_file
     if any(each is BaseException for each in ancestors):
-        return reduce_exception if has_own_init(kind) else None
+        return choose_exception(kind)
     if kind in dispatch_table:
         return None
     if reduces_itself(kind):
         return reduce_named
-    if answers_for_all(kind):
-        return reduce_instance
-    return reduce_stubborn if is_stubborn(kind) else None
+    if any(each is base for base in DESCRIPTORS for each in ancestors):
+        return reduce_descriptor
+    if is_array(kind):
+        return reduce_subarray
+    return choose_instances(kind) or (reduce_stubborn if is_stubborn(kind) else None)
 
 
 ANCESTORS: tuple[tuple[type, Callable[[Context, Any], Any]], ...] = (
@@ -160,3 +164,5 @@ ANCESTORS: tuple[tuple[type, Callable[[Context, Any], Any]], ...] = (
     (ModuleType, reduce_module),
     (functools.cached_property, reduce_cached_property),
 )
+
+DESCRIPTORS = (property, staticmethod, classmethod)

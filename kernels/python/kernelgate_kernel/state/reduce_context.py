@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from sys import modules
+from sys import maxsize, modules
 from types import ModuleType
 from typing import Any
 
-from .libraries import is_a
+from .modules import MAIN, is_importable
 
-MAIN = "__main__"
 MODULE = type.__dict__["__module__"].__get__
 
 Reduce = Callable[["Context", Any], Any]
@@ -20,13 +19,17 @@ class Refused(Exception):
     """The object is of a kind that cannot be saved. The text says why."""
 
 
+class TooLarge(Exception):
+    """What is to be saved takes more bytes than there is room for."""
+
+
 class Context:
     """Shared by the functions that reduce objects during one dump.
 
     ``namespace`` holds the user's names. ``homes``, by the id of a dictionary that functions may have as globals:
     the module whose dictionary it is, or the dictionary itself when it is the value of a variable. ``owners``: the
     array that stands for a piece of memory, by the id of the array that owns it. ``dill``: its version when it was
-    needed.
+    needed. ``room`` tells how many bytes may still be written.
     """
 
     def __init__(self, namespace: dict[str, Any]) -> None:
@@ -34,6 +37,7 @@ class Context:
         self.homes: dict[int, ModuleType | dict[str, Any]] = {}
         self.owners: dict[int, Any] = {}
         self.dill: str | None = None
+        self.room: Callable[[], int] = lambda: maxsize
         self._globals: dict[int, tuple[dict[str, Any], dict[str, Any], set[str]]] = {}
         self._news: list[tuple[set[str], str]] = []  # since the last commit
         self._dill: str | None = None  # at the last commit
@@ -73,20 +77,6 @@ def module_of(kind: type) -> str | None:
     except AttributeError:
         return None
     return name if type(name) is str else None
-
-
-def is_importable(module: object) -> bool:
-    """Tell whether ``module`` is a module that is found by its name in a fresh process, too."""
-    if not is_a(module, (ModuleType,)):
-        return False
-    attributes = ModuleType.__getattribute__(module, "__dict__")
-    name = attributes.get("__name__")
-    if type(name) is not str or modules.get(name) is not module:
-        return False
-    if name == MAIN or attributes.get("__spec__") is not None:
-        return True
-    parent = name.rpartition(".")[0]  # a part of a compiled module, as pyexpat.errors
-    return parent != "" and is_importable(modules.get(parent))
 
 
 def is_found(value: object, module: object, qualname: object) -> bool:

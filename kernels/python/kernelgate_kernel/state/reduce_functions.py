@@ -10,7 +10,9 @@ from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from . import rebuild
-from .reduce_context import MAIN, Context, is_found, is_importable
+from .libraries import is_a
+from .modules import MAIN, is_found_by_name, is_importable
+from .reduce_context import Context, is_found
 
 OWNER = super.__dict__["__thisclass__"].__get__
 INSTANCE = super.__dict__["__self__"].__get__
@@ -96,6 +98,17 @@ def reduce_wrapper(_context: Context, value: Any) -> Any:
     return type(value), (value.__func__,)
 
 
+def reduce_descriptor(_context: Context, value: Any) -> Any:
+    """A property, staticmethod or classmethod of a class of its own: by what the builtin one is made of."""
+    if is_a(value, (property,)):
+        base: type = property
+        parts = tuple(property.__dict__[name].__get__(value) for name in ("fget", "fset", "fdel"))
+    else:
+        base = staticmethod if is_a(value, (staticmethod,)) else classmethod
+        parts = (base.__dict__["__func__"].__get__(value),)
+    return rebuild.make_by_base, (type(value), base, parts), getattr(value, "__dict__", None) or None
+
+
 def reduce_cache(_context: Context, function: Any) -> Any:
     """What ``functools.lru_cache`` makes; the cache itself is not saved."""
     attributes = function.__dict__
@@ -116,9 +129,10 @@ def reduce_cached_property(_context: Context, value: Any) -> Any:
 def reduce_module(context: Context, module: Any) -> Any:
     """By name when it can be imported; else with all that is in it."""
     attributes = ModuleType.__getattribute__(module, "__dict__")
-    name = attributes.get("__name__")
-    if is_importable(module) or (attributes.get("__spec__") is not None and type(name) is str):
+    name, spec = attributes.get("__name__"), attributes.get("__spec__")
+    if is_importable(module) or (spec is not None and type(name) is str and is_found_by_name(module, name, spec)):
         return rebuild.find_module, (name,)
     context.homes[id(attributes)] = module
     content = {key: value for key, value in attributes.items() if key not in LEFT_OUT}
-    return rebuild.make_module, (str(name),), content, None, None, rebuild.fill_module
+    arguments = (str(name), modules.get(name) is module)
+    return rebuild.make_module, arguments, content, None, None, rebuild.fill_module

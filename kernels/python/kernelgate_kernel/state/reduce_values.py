@@ -23,8 +23,9 @@ from typing import Any
 
 from . import rebuild
 from .libraries import MRO, NAME, class_name
+from .modules import MAIN
 from .rebuild import CLASS_DICT, is_mutable
-from .reduce_context import MAIN, Context, Refused, is_found, module_of
+from .reduce_context import Context, Refused, is_found, module_of
 
 REFUSED_TYPES: dict[type, str] = {
     GeneratorType: "a generator cannot be saved: it is in the middle of its work",
@@ -163,51 +164,6 @@ def reduce_weak_set(_context: Context, value: Any) -> Any:
     return type(value), (list(value),)
 
 
-def reduce_exception(_context: Context, error: BaseException) -> Any:
-    """As it says itself, except that ``__init__`` is not called again: it may want other arguments."""
-    reduced: tuple[Any, ...] = error.__reduce__()  # type: ignore[assignment]
-    kind, args, *state = reduced
-    return rebuild.make_exception, (kind, args), *state
-
-
-def reduce_array(context: Context, array: Any) -> Any:
-    """An array that shows part of the memory of another variable stays so; any other one by itself."""
-    base = array.base
-    if base is None:
-        return NotImplemented
-    owner = context.owners.get(id(base))
-    if owner is None or owner is array or array.dtype.hasobject or not array.size:
-        return NotImplemented
-    offset = array.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
-    ways = [(length - 1) * step for length, step in zip(array.shape, array.strides, strict=True)]
-    first, last = (offset + sum(way for way in ways if (way > 0) is up) for up in (False, True))
-    if first < 0 or last + array.itemsize > owner.nbytes:
-        return NotImplemented
-    arguments = (owner, array.dtype, array.shape, offset, array.strides, array.flags.writeable)
-    return rebuild.make_array_view, arguments
-
-
-def array_owners(values: list[Any]) -> dict[int, Any]:
-    """Return the array among those of ``values`` that has all of a piece of memory, by the id of what owns it."""
-    owners: dict[int, Any] = {}
-    for array in values:
-        base = array if array.base is None else array.base
-        whole = type(base) is type(array) and array.nbytes == base.nbytes
-        if whole and (array.flags.c_contiguous or array.flags.f_contiguous):
-            owners.setdefault(id(base), array)
-            owners.setdefault(id(array), array)
-    return owners
-
-
-def reduce_instance(_context: Context, value: Any) -> Any:
-    """As it says itself. Its state is set without asking its class, which may not be able to answer yet."""
-    reduced = value.__reduce_ex__(5)
-    if type(reduced) is not tuple or len(reduced) < 3 or reduced[2] is None:
-        return reduced
-    function, arguments, state, items, pairs = (*reduced, None, None)[:5]
-    return function, arguments, state, items, pairs, rebuild.fill_instance
-
-
 def reduce_named(_context: Context, value: Any) -> Any:
     """As it says itself, except by a name of the user's: nobody has that name yet when it is loaded."""
     reduced = value.__reduce_ex__(5)
@@ -222,16 +178,6 @@ def reduces_itself(kind: type) -> bool:
     return module_of(kind) == MAIN and any(
         is_mutable(base) and not CLASS_DICT(base).keys().isdisjoint(("__reduce__", "__reduce_ex__"))
         for base in MRO(kind)
-    )
-
-
-def answers_for_all(kind: type) -> bool:
-    """Tell whether a class of the user's has answers for any attribute, and says nothing of how it is saved."""
-    names = {name for base in MRO(kind)[:-1] for name in CLASS_DICT(base)}
-    return (
-        module_of(kind) == MAIN
-        and bool(names & {"__getattr__", "__setattr__"})
-        and not names & {"__reduce__", "__reduce_ex__", "__setstate__", "__getstate__"}
     )
 
 
@@ -255,13 +201,6 @@ def is_stubborn(kind: type) -> bool:
         return False
     own = {name for base in MRO(kind)[:-1] for name in CLASS_DICT(base)}
     return not own & {"__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__"}
-
-
-def has_own_init(kind: type) -> bool:
-    """Tell whether an exception class has an ``__init__`` of its own, and nothing that says how it is saved."""
-    python = [base for base in MRO(kind) if is_mutable(base)]
-    names = {name for base in python for name in CLASS_DICT(base)}
-    return "__init__" in names and not names & {"__reduce__", "__reduce_ex__", "__setstate__", "__getstate__"}
 
 
 def is_file(kind: type) -> bool:

@@ -20,6 +20,7 @@ from .deadline import OutOfTime, deadline
 from .files import Scan, WorkFolder
 from .namespace import SPECIAL, Surroundings, items, put_back, shown
 from .pickling import Dump, Failure, dump, load
+from .settings import Settings
 from .text import printable
 
 FORMAT = 1
@@ -72,9 +73,12 @@ class Snapshots:
         self._shell = shell
         self._folder = WorkFolder(folder)
         self._surroundings = Surroundings()
+        self._settings = Settings()
         self._tag: str | None = None
-        self._stored: frozenset[str] = frozenset()
-        """The digests of the last save, which is called ``_tag``."""
+        """What the last save is called; None when nothing counts as stored."""
+        self._layout: Json = {}
+        self._numbers: Mapping[str, int] = {}
+        """What the last save consists of, as it was sent, and the chunks that were hashed for it."""
         self._suspects: frozenset[str] = frozenset()
         self._shadows = Shadows()
 
@@ -87,7 +91,8 @@ class Snapshots:
             items(self._shell), self._shell.user_ns, request["max_bytes"], request["seconds"], self._suspects
         )
         self._suspects = frozenset(failure.name for failure in dumped.failed)
-        surroundings = ENCODER.encode(self._surroundings.changes()).encode()
+        changes = {**self._surroundings.changes(), "settings": self._settings.changes()}
+        surroundings = ENCODER.encode(changes).encode()
         streams: list[Bytes] = [surroundings, dumped.main, *dumped.buffers]
         layout = {
             "format": FORMAT,
@@ -100,7 +105,7 @@ class Snapshots:
             **_skipped(dumped),
             **self._files(parcel, request["files"]),
         }
-        self._tag, self._stored = request["tag"], frozenset(parcel.names)
+        self._tag, self._layout, self._numbers = request["tag"], layout, parcel.numbers
         return Save(layout, parcel)
 
     def _parcel(self, request: Mapping[str, Any]) -> Parcel:
@@ -108,7 +113,7 @@ class Snapshots:
         if self._tag is None or request["base"] != self._tag:
             return Parcel(frozenset())
         self._shadows.learn(request["sent"])
-        return Parcel(self._stored.union(request["sent"]))
+        return Parcel(stored(self._layout, self._numbers, request["sent"]))
 
     def _refer(self, parcel: Parcel, streams: Sequence[Bytes]) -> list[list[int | str]]:
         """Return how the layout refers to the chunks of each stream."""
@@ -149,7 +154,8 @@ class Snapshots:
             chunks.clear()
             return 0, lost[:MAX_SKIPPED]
         streams = _take_streams(layout, chunks)
-        self._surroundings.apply(DECODER.decode(streams[SURROUNDINGS].decode()))
+        surroundings = DECODER.decode(streams[SURROUNDINGS].decode())
+        self._surroundings.apply(surroundings)
         try:
             with deadline(content["seconds"]):
                 loaded = load(streams[VARIABLES], streams[VARIABLES + 1 :], self._shell.user_ns)
@@ -158,8 +164,22 @@ class Snapshots:
         except ValueError as error:
             raise NotRestored(f"the stored variables are not in order: {error}") from None
         count = put_back(self._shell, loaded.values, layout["execution_count"])
-        self._tag, self._stored = content["tag"], frozenset(names)
+        self._settings.apply(surroundings.get("settings", {}))
+        self._tag, self._layout, self._numbers = content["tag"], {"streams": [names], "files": []}, {}
         return count, [*_told(loaded.lost), *lost][:MAX_SKIPPED]
+
+
+def stored(layout: Json, numbers: Mapping[str, int], sent: Sequence[str]) -> frozenset[str]:
+    """Return the digests of what the gateway keeps of a save.
+
+    That is what is in the layout in the end, and may be less than what was sent: not what was sent of a file that
+    was left out afterwards. ``sent`` names the chunks, and is empty when another gateway took them; ``numbers``
+    are those of chunks that have been hashed here.
+    """
+    names = {number: name for name, number in numbers.items()} | dict(enumerate(sent))
+    entries = [*layout["streams"], *(entry.get("chunks", ()) for entry in layout["files"])]
+    found = (ref if type(ref) is str else names.get(ref) for refs in entries for ref in refs)
+    return frozenset(name for name in found if name is not None)
 
 
 def _take_streams(layout: Mapping[str, Any], chunks: list[memoryview]) -> list[bytearray]:
