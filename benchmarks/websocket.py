@@ -134,8 +134,8 @@ def one_cell(own: Site, stock: Site, quick: bool) -> list[Row]:
         things["bare"] = several_bare(running.enter_context(bare.kernel()), calls)
         things["container"] = several_bare(running.enter_context(contained_kernel()), calls)
         for site in (own, stock):
-            kernel_id = running.enter_context(site.kernel())
             for protocol in ("v1", "legacy"):
+                kernel_id = running.enter_context(site.kernel())  # of its own: messages go to all clients of one
                 client = running.enter_context(closing(site.open(kernel_id, v1=protocol == "v1")))
                 client.kernel_info()
                 things[f"{site.name} {protocol}"] = several_sums(client, calls)

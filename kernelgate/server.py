@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import socket
@@ -118,6 +119,8 @@ class Server(LoggingConfigurable):
             pool.open()
         self.sessions.open()
         self.archiver.start(self.vault)
+        gc.collect()
+        gc.freeze()  # what is there stays: to look through it again and again would hold up whoever is being served
         self._listen()
 
     async def ready(self) -> None:

@@ -20,7 +20,7 @@ from kernelgate.sessions.channels import Channels
 UNSENT_BYTES = 1 << 20
 """Bytes that wait in the server for a socket to take them; what is more stays in the kernel's journal."""
 
-ACKNOWLEDGE_SECONDS = 0.002
+ACKNOWLEDGE_SECONDS = 0.03
 """Seconds after a message until the client is asked whether it has read it."""
 
 MAX_ID_CHARS = 256

@@ -311,7 +311,7 @@ async def _wait_done(kernel: Kernel, run: _Run, execution: Execution) -> None:
     """
     if execution.save is not None and run.inbox is not None:
         await _wait_saved(kernel, run, run.inbox, execution.save.seconds)
-    if kernel.alive:
+    if kernel.alive and not run.done.done():
         ends: set[asyncio.Future[Any]] = {run.done, kernel.ended}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if not run.done.done():

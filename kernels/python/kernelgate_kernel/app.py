@@ -42,6 +42,7 @@ class SandboxKernelApp(IPKernelApp):
         config.Completer.use_jedi = False
         self.update_config(config)
         provide_font_cache()
+        self.log.setLevel(logging.CRITICAL)  # what its handlers would drop need not be written first
         super().initialize(argv)
 
     def init_iopub(self, context: zmq.Context[Any]) -> None:
