@@ -120,7 +120,7 @@ class Server(LoggingConfigurable):
         self.sessions.open()
         self.archiver.start(self.vault)
         gc.collect()
-        gc.freeze()  # what is there stays: to look through it again and again would hold up whoever is being served
+        gc.freeze()  # what is there stays: to look through it again and again would hold up callers
         self._listen()
 
     async def ready(self) -> None:
