@@ -214,7 +214,23 @@ def test_a_change_through_a_memory_mapping_is_seen(folder: Path) -> None:
             time.sleep(OLD_ENOUGH)
             expected = sha256(bytes([value]) + bytes(4999)).hexdigest()
             assert work.scan(**LIMITS).files[0]["chunks"] == [expected]
-    assert files.mapped_inodes() == frozenset()
+    assert files.Mappings().inodes() == frozenset()
+
+
+def test_the_list_of_mappings_is_read_when_there_may_be_new_ones(folder: Path, opened: list[str]) -> None:
+    """A module that uses the class of mappings is none; a mapping that comes after is seen."""
+    (folder / "f").write_bytes(b"0" * 100)
+    known = files.Mappings()
+    kept = [mmap.mmap]
+    assert known.inodes() == frozenset()
+    opened.clear()
+    assert (known.inodes(), opened) == (frozenset(), [])
+    del kept[:]
+    assert known.inodes() == frozenset()
+    with open(folder / "f", "r+b") as file, mmap.mmap(file.fileno(), 0):
+        assert known.inodes() == {(folder / "f").stat().st_ino}
+        assert known.inodes() == {(folder / "f").stat().st_ino}
+    assert known.inodes() == frozenset()
 
 
 def test_what_was_restored_is_not_read_by_the_next_scan(folder: Path, opened: list[str]) -> None:

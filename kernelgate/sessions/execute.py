@@ -61,6 +61,10 @@ class Place:
     interrupts: int
     aborts: int
 
+    def is_aborted(self) -> bool:
+        """Tell whether the request is not to run any more."""
+        return self.session.aborts > self.aborts
+
 
 @dataclass(frozen=True)
 class Done:
@@ -123,10 +127,7 @@ class Executor(LoggingConfigurable):
             place = await held.enter_async_context(self._place(request))
             session = place.session
             hold = await self._hold(held, session, request)
-            ready = await self._sessions.kernel(session, hold.problem if hold is not None else "")
-            if session.aborts > place.aborts:
-                await self._sessions.drop_kernel(session)
-                raise Aborted("the session was restarted or shut down before the code ran")
+            ready = await self._kernel(place, hold.problem if hold is not None else "")
             on_start(session, ready)
             self._sessions.mark(session, busy=True)
             async with self._state.kept(hold, session.record if session.stored else None):
@@ -167,6 +168,15 @@ class Executor(LoggingConfigurable):
                 raise
             self.log.warning("a new session is not stored: %s", error)
             return None
+
+    async def _kernel(self, place: Place, problem: str) -> Ready:
+        """Return a kernel for what is to run. Raises `Aborted`, and what `Sessions.kernel` raises."""
+        if not place.is_aborted():
+            ready = await self._sessions.kernel(place.session, problem)
+            if not place.is_aborted():
+                return ready
+            await self._sessions.drop_kernel(place.session)
+        raise Aborted("the session was restarted or shut down before the code ran")
 
     async def _execute(self, place: Place, ready: Ready, request: ExecRequest) -> Run:
         session, started = place.session, now()

@@ -66,9 +66,6 @@ changed again without a trace, and is read again next time."""
 
 LATEST = (1 << 63) - 1
 SHARED_MAPPING = re.compile(rb"w.s [0-9a-f]+ [0-9a-f:]+ (\d+) ")
-WITHOUT_MAPPINGS = getrefcount(mmap)
-"""Each object of a class holds one reference to the class."""
-
 KINDS = (
     (S_ISLNK, "link", "a symbolic link is not saved"),
     (S_ISFIFO, "pipe", "a named pipe is not saved"),
@@ -113,6 +110,7 @@ class WorkFolder:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self._mappings = Mappings()
         self._table: dict[Key, tuple[str, ...]] = {}
         self._paths: dict[str, tuple[Key, tuple[str, ...]]] = {}
 
@@ -124,7 +122,7 @@ class WorkFolder:
         thousands of files is looked at in part: four times ``max_count`` entries. Raises OSError when the folder
         itself cannot be looked at: that is not the same as an empty one.
         """
-        walk = _Walk(self._table, _Limits(max_file, max_total, max_count, max_name))
+        walk = _Walk(self._table, _Limits(max_file, max_total, max_count, max_name), self._mappings)
         with _folder(self.root) as descriptor:
             walk.look(descriptor, "", 0)
         self._table, self._paths = walk.table, walk.paths
@@ -228,7 +226,8 @@ class _Limits:
 class _Walk:
     """One scan."""
 
-    def __init__(self, known: Mapping[Key, tuple[str, ...]], limits: _Limits) -> None:
+    def __init__(self, known: Mapping[Key, tuple[str, ...]], limits: _Limits, mappings: Mappings) -> None:
+        self._mappings = mappings
         self.scan = Scan()
         self.table: dict[Key, tuple[str, ...]] = {}
         self.paths: dict[str, tuple[Key, tuple[str, ...]]] = {}
@@ -240,7 +239,7 @@ class _Walk:
 
     @cached_property
     def _mapped(self) -> frozenset[int]:
-        return mapped_inodes()
+        return self._mappings.inodes()
 
     def look(self, descriptor: int, path: str, depth: int) -> None:
         """Look at what is in a folder; ``path`` is "" or ends with a slash."""
@@ -408,19 +407,33 @@ def _read(descriptor: int, offset: int, size: int) -> bytes:
     return data
 
 
-def mapped_inodes() -> frozenset[int]:
-    """Return the inodes of files that are mapped here to be written, which leaves no trace in their times.
+class Mappings:
+    """Which files are mapped here to be written, which leaves no trace in their times.
 
-    To read the list takes longer than a whole scan, so it is read only while Python's mappings may exist.
+    To read the list takes longer than a whole scan, so it is read only when there may be mappings that the last
+    look did not see: each of Python's holds a reference to their class. So do modules that use it.
     """
-    if getrefcount(mmap) <= WITHOUT_MAPPINGS:
+
+    def __init__(self) -> None:
+        self._harmless = getrefcount(mmap)
+
+    def inodes(self) -> frozenset[int]:
+        """Return the inodes of the files."""
+        count = getrefcount(mmap)
+        if count > self._harmless:
+            found = self._read()
+            if found:
+                return found
+        self._harmless = count
         return frozenset()
-    try:
-        with _opened("/proc/self/maps", O_RDONLY | O_CLOEXEC) as descriptor:
-            text = b"".join(iter(lambda: read_descriptor(descriptor, 1 << 16), b""))
-    except OSError:
-        return frozenset()
-    return frozenset(map(int, SHARED_MAPPING.findall(text)))
+
+    def _read(self) -> frozenset[int]:
+        try:
+            with _opened("/proc/self/maps", O_RDONLY | O_CLOEXEC) as descriptor:
+                text = b"".join(iter(lambda: read_descriptor(descriptor, 1 << 16), b""))
+        except OSError:
+            return frozenset()
+        return frozenset(map(int, SHARED_MAPPING.findall(text)))
 
 
 @contextmanager
