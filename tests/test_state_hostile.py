@@ -232,11 +232,12 @@ def loaded_by(body: str) -> str:
     [
         (loaded_by("\n    while True: pass"), "longer"),
         (loaded_by("os._exit(3)"), "ended"),
+        (loaded_by("os.kill(os.getpid(), 9)"), "ended"),
         (loaded_by("sum(range(10 ** 12))"), "loaded within"),
         ("class A:\n    def __reduce__(self): return bytearray, (10 << 30,)\na = A()", "ran out of memory"),
         (loaded_by("return [b'x' * (16 << 20) for _ in range(640)]"), "ran out of memory"),
     ],
-    ids=["hangs", "exits", "cannot be interrupted", "bomb", "hoards"],
+    ids=["hangs", "exits", "kills itself", "cannot be interrupted", "bomb", "hoards"],
 )
 def test_a_state_that_cannot_be_loaded_is_told_of_and_the_session_begins_anew(
     keeper: Server, session_id: str, attack: Callable[[str], Json], code: str, reason: str
