@@ -43,6 +43,9 @@ OPEN = """async path => {
   await jupyterapp.commands.execute('docmanager:open', { path });
 }"""
 """Opens a notebook in a page, which asks for the kernelspecs once a minute only."""
+SHOWS = "path => jupyterapp.shell.currentWidget?.context?.path === path"
+"""Tells whether a notebook is what the page shows."""
+
 HARD_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER of a socket whose close resets the connection and drops what is under way."""
 USER_SETTINGS: Mapping[str, Json] = {
@@ -277,6 +280,7 @@ class Browser:
             self._page.evaluate(OPEN, name)
         notebook = Notebook(self._page)
         notebook.wait_connected()
+        self._page.wait_for_function(SHOWS, arg=name, timeout=LOAD)
         return notebook
 
     def close_notebook(self) -> None:

@@ -84,10 +84,15 @@ def browser() -> Iterator[Browser]:
 def open_notebook(
     lab: JupyterLab, front: Relay, browser: Browser, request: pytest.FixtureRequest
 ) -> Iterator[Open]:
-    """Opens a notebook with the cells it is given. In the end it is closed, and its kernel shut down."""
-    failures = request.session.testsfailed
+    """Opens a notebook with the cells it is given. In the end it is closed, and its kernel shut down.
+
+    ``fresh_page``: in a page of its own. One that is loaded again shows its notebook again when it sees fit.
+    """
+    failures, has_own_page = request.session.testsfailed, False
 
     def open_notebook(*cells: str, kernel: str = KERNEL, fresh_page: bool = False) -> Notebook:
+        nonlocal has_own_page
+        has_own_page = fresh_page
         name = f"{new_id()}.ipynb"
         lab.write(name, cells, kernel)
         if fresh_page:
@@ -97,7 +102,7 @@ def open_notebook(
     yield open_notebook
     state = f"{browser.state()}\n--- JupyterLab's server\n{lab.log()}"
     request.node.add_report_section("teardown", "browser", state)
-    if request.session.testsfailed > failures:
+    if request.session.testsfailed > failures or has_own_page:
         browser.discard()
     else:
         browser.close_notebook()
