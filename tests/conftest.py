@@ -54,12 +54,8 @@ def server(servers: Servers) -> Iterator[Server]:
         "CONTAINER_POOL_PY_MIN": "2",
         "SECRET_TEST_MARKER": SECRET_MARKER,
     }
-    server = servers.start(environment, ["--Server.keepalive_seconds=1"])
-    try:
-        yield server.wait_ready()
-        assert "Traceback" not in server.stderr, server.stderr
-    finally:
-        servers.stop(server)
+    with servers.serving(environment, ["--Server.keepalive_seconds=1"]) as server:
+        yield server
 
 
 @pytest.fixture

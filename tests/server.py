@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -241,6 +241,18 @@ class Servers:
     def stop(self, server: Server) -> None:
         server.stop()
         self.running.remove(server)
+
+    @contextlib.contextmanager
+    def serving(
+        self, environment: Mapping[str, str] | None = None, arguments: Sequence[str] = ()
+    ) -> Iterator[Server]:
+        """Start a server, wait until it is ready, stop it. No error of its own may be in its log."""
+        server = self.start(environment, arguments)
+        try:
+            yield server.wait_ready()
+            assert "Traceback" not in server.stderr, server.stderr
+        finally:
+            self.stop(server)
 
     def leftovers(self) -> list[str]:
         """Return what is left of servers that were stopped, and remove it."""

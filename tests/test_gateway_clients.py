@@ -41,12 +41,8 @@ SECONDS = 30.0
 @pytest.fixture(scope="module")
 def gateway(servers: Servers) -> Iterator[Server]:
     """A server of which these tests know every container."""
-    server = servers.start({"CONTAINER_POOL_PY_MIN": str(POOL)})
-    try:
-        yield server.wait_ready()
-        assert "Traceback" not in server.stderr, server.stderr
-    finally:
-        servers.stop(server)
+    with servers.serving({"CONTAINER_POOL_PY_MIN": str(POOL)}) as server:
+        yield server
 
 
 @pytest.fixture

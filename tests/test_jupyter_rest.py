@@ -25,12 +25,8 @@ ENVIRONMENT = {"CONTAINER_POOL_PY_MIN": "2", "MAX_KERNELS": "4", "ENABLE_CORS": 
 @pytest.fixture(scope="module")
 def gate(servers: Servers) -> Iterator[Server]:
     """A server for these tests, which pages of one other site may use."""
-    server = servers.start(ENVIRONMENT)
-    try:
-        yield server.wait_ready()
-        assert "Traceback" not in server.stderr, server.stderr
-    finally:
-        servers.stop(server)
+    with servers.serving(ENVIRONMENT) as server:
+        yield server
 
 
 @pytest.fixture

@@ -32,12 +32,10 @@ LONG = 20.0
 @pytest.fixture(scope="module")
 def server(servers: Servers) -> Iterator[Server]:
     """No error of its own may be in its log."""
-    server = servers.start({"CONTAINER_POOL_PY_MIN": "2", "MAX_CPU_QUOTA": "100000", "MAX_EXECUTION_TIME": "20"})
-    try:
-        yield server.wait_ready()
-        assert "Traceback" not in server.stderr, server.stderr
-    finally:
-        servers.stop(server)
+    with servers.serving(
+        {"CONTAINER_POOL_PY_MIN": "2", "MAX_CPU_QUOTA": "100000", "MAX_EXECUTION_TIME": "20"}
+    ) as server:
+        yield server
 
 
 @pytest.fixture
@@ -217,17 +215,15 @@ def test_an_answer_gets_in_however_much_waits_behind_the_question(ws: KernelSock
 @pytest.fixture(scope="module")
 def short(servers: Servers) -> Iterator[Server]:
     """Kernels end when they have idled for a second."""
-    server = servers.start({"KERNEL_IDLE_SECONDS": "1"})
-    yield server.wait_ready()
-    servers.stop(server)
+    with servers.serving({"KERNEL_IDLE_SECONDS": "1"}) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def none(servers: Servers) -> Iterator[Server]:
     """Kernels end at once."""
-    server = servers.start({"KERNEL_IDLE_SECONDS": "0"})
-    yield server.wait_ready()
-    servers.stop(server)
+    with servers.serving({"KERNEL_IDLE_SECONDS": "0"}) as server:
+        yield server
 
 
 def test_silent_work_in_a_subshell_is_no_idling(short: Server) -> None:
@@ -269,32 +265,29 @@ def test_what_a_kernel_was_asked_is_answered_although_it_ends(client: Client, ws
 
 def test_starts_at_once_reach_the_limit(servers: Servers) -> None:
     """With one kernel of three, two that are started at the same time are no more than there may be."""
-    server = servers.start({"MAX_KERNELS": "3", "CONTAINER_POOL_PY_MIN": "1"})
-    client = server.wait_ready().client()
-    start_kernel(client)
-    starts = [in_background(start_kernel, client) for _ in range(2)]
-    assert len({start.result(LONG) for start in starts}) == 2
-    assert client.request("POST", "/api/kernels", json={}).status_code == 403
-    servers.stop(server)
+    with servers.serving({"MAX_KERNELS": "3", "CONTAINER_POOL_PY_MIN": "1"}) as server:
+        client = server.client()
+        start_kernel(client)
+        starts = [in_background(start_kernel, client) for _ in range(2)]
+        assert len({start.result(LONG) for start in starts}) == 2
+        assert client.request("POST", "/api/kernels", json={}).status_code == 403
 
 
 def test_a_slow_reader_costs_nobody_their_state(servers: Servers) -> None:
     """A cell prints more than is kept while its only client reads slowly; saving has half a second."""
     few = ["--ReplaySettings.buffer_mb=2"]
-    server = servers.start({"STATE_SAVE_TIMEOUT_SECONDS": "0.5"}, few)
-    client = server.wait_ready().client()
-    kernel_id = start_kernel(client)
-    with KernelSocket(client, kernel_id) as ws:
-        ws.run("x = 41")
-        printing = ws.execute("for n in range(400): print('~' * 40_000)\nx = 42")
-        for _ in range(16):
-            ws.pause()
-            time.sleep(0.45)
-            ws.resume()
-            time.sleep(0.005)
-        cell = ws.collect(printing)
-        assert (cell.status, cell.stdout.count("~")) == ("ok", 16_000_000)
-        assert cell.reply.metadata["kernelgate"]["state"]["captured"]
-        assert ws.run("print(x)").stdout == "42\n"
-    end_kernel(client, kernel_id)
-    servers.stop(server)
+    with servers.serving({"STATE_SAVE_TIMEOUT_SECONDS": "0.5"}, few) as server:
+        client = server.client()
+        with KernelSocket(client, start_kernel(client)) as ws:
+            ws.run("x = 41")
+            printing = ws.execute("for n in range(400): print('~' * 40_000)\nx = 42")
+            for _ in range(16):
+                ws.pause()
+                time.sleep(0.45)
+                ws.resume()
+                time.sleep(0.005)
+            cell = ws.collect(printing)
+            assert (cell.status, cell.stdout.count("~")) == ("ok", 16_000_000)
+            assert cell.reply.metadata["kernelgate"]["state"]["captured"]
+            assert ws.run("print(x)").stdout == "42\n"
+            end_kernel(client, ws.kernel_id)

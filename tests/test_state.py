@@ -24,12 +24,8 @@ DIE = "import os\nos.kill(os.getpid(), 9)"
 def keeper(servers: Servers) -> Iterator[Server]:
     """A server whose kernels stay until a test ends them. No error of its own may be in its log."""
     environment = {"CONTAINER_POOL_PY_MIN": "2", "MAX_EXECUTION_TIME": "20", "STATE_SAVE_TIMEOUT_SECONDS": "5"}
-    server = servers.start(environment)
-    try:
-        yield server.wait_ready()
-        assert "Traceback" not in server.stderr, server.stderr
-    finally:
-        servers.stop(server)
+    with servers.serving(environment) as server:
+        yield server
 
 
 @pytest.fixture

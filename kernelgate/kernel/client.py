@@ -132,8 +132,8 @@ class _Run:
         self.done: asyncio.Future[None] = self._loop.create_future()
         self._last_output = self._replied_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._interrupts = kernel.interrupts
-        self._interrupts_early = execution.interrupted
+        self._interrupts = kernel.interrupts - execution.interrupted
+        """How many interrupts of the kernel were none of this execution."""
         self._began = False
         cell = execution.cell
         self._hurries = cell is None and not execution.silent
@@ -168,7 +168,7 @@ class _Run:
     def _begin(self) -> None:
         """Interrupt again what was interrupted before the kernel began with it: that did not reach it."""
         self._began = True
-        if self._interrupts_early or self._kernel.interrupts > self._interrupts:
+        if self._kernel.interrupts > self._interrupts:
             self._kernel.interrupt()
 
     def _on_state(self, message: Message) -> None:

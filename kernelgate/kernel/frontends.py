@@ -335,7 +335,7 @@ class Frontends:
         Waits while the kernel has too much of that sort. ``on_lost`` is called when the kernel ends before.
         """
         await self._has_room.wait()
-        self._take_back(message.msg_id)
+        self.take_back(message.msg_id)
         self._handed[message.msg_id] = Handed(message.size, message.header.get("subshell_id", ""), on_lost)
         self._handed_bytes += message.size
         if message.msg_type == "delete_subshell_request" and len(self._ending) < MAX_ASKED:
@@ -348,19 +348,15 @@ class Frontends:
         """Whether the kernel has been sent messages that it has not done with."""
         return bool(self._handed)
 
-    def take_back(self, msg_id: str) -> None:
-        """Count a message no more: it was not sent after all."""
-        self._take_back(msg_id)
-
     def _lose(self) -> None:
         """The kernel will not do any more what it has been handed."""
         lost = list(self._handed.values())
-        self._take_back(*self._handed)
+        self.take_back(*self._handed)
         for handed in lost:
             handed.on_lost()
 
-    def _take_back(self, *msg_ids: str) -> None:
-        """Count messages no more that the kernel has done with."""
+    def take_back(self, *msg_ids: str) -> None:
+        """Count messages no more: the kernel has done with them, or was not sent them after all."""
         for msg_id in msg_ids:
             self._handed_bytes -= self._handed.pop(msg_id, NOTHING).size
         if self._handed_bytes <= HANDED_BYTES and len(self._handed) <= HANDED_MESSAGES:
@@ -401,7 +397,7 @@ class Frontends:
         if self._timer is not None:
             self._timer.cancel()
         self.closed = True
-        self._take_back(*self._handed)
+        self.take_back(*self._handed)
         self.on_abort()
         for connection in self.connections:
             connection.end()
@@ -432,7 +428,7 @@ class Frontends:
             return
         ended = self._ending.pop(message.parent_id, None)
         if ended is not None:  # of what a subshell had not done it never says that it has
-            self._take_back(*(each for each, handed in self._handed.items() if handed.subshell_id == ended))
+            self.take_back(*(each for each, handed in self._handed.items() if handed.subshell_id == ended))
         name = self._asked.get(message.parent_id)
         if name is not None:
             self.publish(channel, parts, name)
@@ -444,7 +440,7 @@ class Frontends:
                 self._begin(message.parent_id, parts[1])
             else:
                 self._open.pop(message.parent_id, None)
-                self._take_back(message.parent_id)
+                self.take_back(message.parent_id)
         elif message.msg_type in ("comm_open", "comm_close"):
             comm_id = message.content.get("comm_id")
             if not isinstance(comm_id, str) or len(comm_id) > MAX_ID_CHARS:

@@ -229,7 +229,7 @@ class Vault:
         """
         old = _without_new(record, change)
         whole, names = await self._whole(old)
-        for number in set(old.versions) - set(whole) - {record.version}:
+        for number in set(old.versions) - whole - {record.version}:
             del record.versions[number]
         return names
 

@@ -9,10 +9,10 @@ from typing import Any
 from . import rebuild
 from .libraries import MRO, classes
 from .rebuild import CLASS_DICT
-from .reduce_context import Context, Refused, TooLarge
+from .reduce_context import REDUCE, STATE, Context, Refused, TooLarge
 
 MAPPED = "an array that is mapped to a file cannot be saved"
-OWN = frozenset({"__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"})
+OWN = REDUCE | STATE
 
 
 def reduce_array(context: Context, array: Any) -> Any:

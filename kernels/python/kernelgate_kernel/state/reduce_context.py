@@ -9,6 +9,10 @@ from typing import Any
 
 from .modules import MAIN, is_importable
 
+STATE = frozenset({"__getstate__", "__setstate__"})
+REDUCE = frozenset({"__reduce__", "__reduce_ex__"})
+"""Attributes with which a class says how its objects are saved."""
+
 MODULE = type.__dict__["__module__"].__get__
 
 Reduce = Callable[["Context", Any], Any]

@@ -7,10 +7,9 @@ from typing import Any
 from . import rebuild
 from .libraries import MRO, is_a
 from .rebuild import CLASS_DICT, is_mutable
-from .reduce_context import Context, Reduce
+from .reduce_context import REDUCE, STATE, Context, Reduce
 from .reduce_instances import Kinds, is_atom
 
-OWN = frozenset({"__reduce__", "__reduce_ex__", "__setstate__", "__getstate__"})
 BEGIN = frozenset({"__init__", "__new__"})
 CAUSE = BaseException.__dict__["__cause__"].__get__
 CONTEXT = BaseException.__dict__["__context__"].__get__
@@ -26,7 +25,7 @@ LONGEST_CHAIN = 20
 def choose_exception(kind: type) -> Reduce | None:
     """Return how exceptions of a class are saved; None for a class that says it itself."""
     names = {name for base in MRO(kind) if is_mutable(base) for name in CLASS_DICT(base)}
-    if not names.isdisjoint(OWN):
+    if not names.isdisjoint(REDUCE | STATE):
         return None
     return reduce_begun if not names.isdisjoint(BEGIN) else reduce_exception
 

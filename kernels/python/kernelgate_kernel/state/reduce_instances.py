@@ -24,7 +24,7 @@ from .libraries import MRO, is_a
 from .modules import MAIN
 from .rebuild import CLASS_DICT, is_mutable
 from .reduce_classes import QUALNAME
-from .reduce_context import Context, Reduce, is_found, module_of
+from .reduce_context import REDUCE, STATE, Context, Reduce, is_found, module_of
 
 BASE = type.__dict__["__base__"].__get__
 Attributes = dict[str, Any]
@@ -42,8 +42,6 @@ MAX_DEPTH = 3
 MAX_ITEMS = 100
 """Of a tuple that is looked into to find out whether it refers to anything."""
 
-STATE = frozenset({"__getstate__", "__setstate__"})
-REDUCE = frozenset({"__reduce__", "__reduce_ex__"})
 MATTERS = REDUCE | {"__new__", "__hash__"}
 
 
