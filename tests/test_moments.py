@@ -182,6 +182,22 @@ def test_a_cell_is_interrupted_as_soon_as_it_was_sent(client: Client, ws: Kernel
     assert ws.run("print(x)").stdout == "41\n"
 
 
+def test_interrupts_that_were_answered_do_not_reach_the_next_cell(client: Client, ws: KernelSocket) -> None:
+    """More of them than the kernel has taken by the time its cell has ended."""
+    for _ in range(10):
+        msg_id = ws.execute("import time\nwhile True: time.sleep(0.001)")
+        ws.wait(lambda one, cell=msg_id: one.parent_id == cell and one.type == "execute_input")  # type: ignore[misc]
+        sent = {ws.send("interrupt_request", {}, "control") for _ in range(300)}
+        assert ws.collect(msg_id, LONG).reply.content["ename"] == "KeyboardInterrupt"
+        wait_for(partial(all_answered, ws, sent), LONG)
+        cell = ws.run("time.sleep(0.2); print(42)", timeout=LONG)
+        assert (cell.stdout, cell.status) == ("42\n", "ok")
+
+
+def all_answered(ws: KernelSocket, sent: set[str]) -> bool:
+    return sent <= {one.parent_id for one in ws.messages if one.type == "interrupt_reply"}
+
+
 def is_busy(client: Client, kernel_id: str) -> bool:
     return bool(client.request("GET", f"/api/kernels/{kernel_id}").json()["execution_state"] == "busy")
 

@@ -97,6 +97,9 @@ class FakeKernel:
     def interrupt(self) -> None:
         self.busy.set()
 
+    async def settle_interrupts(self) -> None:
+        await asyncio.sleep(0)
+
     async def kill(self) -> None:
         if self.alive:
             self.die()

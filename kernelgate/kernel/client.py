@@ -120,7 +120,7 @@ class _Run:
     idle status, which comes behind all output.
     """
 
-    def __init__(self, kernel: Kernel, execution: Execution) -> None:
+    def __init__(self, kernel: Kernel, execution: Execution, interrupts: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._kernel = kernel
         self.fold = OutputFold(execution.limits, execution.on_event)
@@ -132,7 +132,7 @@ class _Run:
         self.done: asyncio.Future[None] = self._loop.create_future()
         self._last_output = self._replied_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._interrupts = kernel.interrupts - execution.interrupted
+        self._interrupts = interrupts
         """How many interrupts of the kernel were none of this execution."""
         self._began = False
         cell = execution.cell
@@ -252,8 +252,10 @@ async def execute(kernel: Kernel, execution: Execution) -> Result:
 
     When the caller is cancelled, the code is interrupted, or the kernel killed, before this returns.
     """
+    interrupts = kernel.interrupts - execution.interrupted
+    await kernel.settle_interrupts()
     started = time.monotonic()
-    run = _Run(kernel, execution)
+    run = _Run(kernel, execution, interrupts)
     try:
         timed_out = not await _wait(run.replied, execution.timeout)
         if timed_out:

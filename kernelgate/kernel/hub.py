@@ -28,6 +28,9 @@ Replies = Callable[[str, Message], None]
 
 HELLO_SECONDS = 0.1
 STDIN_SECONDS = 2.0
+INTERRUPT_SECONDS = 1.0
+"""Seconds in which a kernel confirms an interrupt, unless C code keeps its threads from running."""
+
 STATE_MESSAGE = "kernelgate_state"
 OWN_MESSAGES = "kernelgate_"
 """What begins so is between server and kernel."""
@@ -86,6 +89,10 @@ class Kernel(LoggingConfigurable):
         self._in_a_hurry = 0
         self.interrupts = 0
         """How many times it was asked to interrupt what it runs."""
+        self._interrupting: Request | None = None
+        """An interrupt that the kernel has not confirmed yet."""
+        self._interrupts_again = False
+        """Whether another one goes behind it. More would do no more than that one."""
         self.closed = False
         """Whether nobody uses it any more."""
         self.is_ended = False
@@ -213,9 +220,35 @@ class Kernel(LoggingConfigurable):
     def interrupt(self) -> None:
         """Ask the kernel to interrupt what it runs."""
         self.interrupts += 1
+        if self._interrupting is not None:
+            self._interrupts_again = True
+        else:
+            self._send_interrupt()
+
+    def _send_interrupt(self) -> None:
+        self._interrupts_again = False
         if self.alive:
             with contextlib.suppress(Unavailable):  # who takes no message is killed in the end
-                self.forget(self.send("control", "interrupt_request", {}))
+                self._interrupting = self.send("control", "interrupt_request", {})
+                self._interrupting.reply.add_done_callback(self._on_interrupted)
+
+    def _on_interrupted(self, _reply: asyncio.Future[Message]) -> None:
+        if self._interrupting is not None:
+            self.forget(self._interrupting)
+            self._interrupting = None
+        if self._interrupts_again:
+            self._send_interrupt()
+
+    async def settle_interrupts(self) -> None:
+        """Wait until the kernel has taken the interrupts that it was sent: they are not for what comes now."""
+        try:
+            async with asyncio.timeout(INTERRUPT_SECONDS):
+                while self._interrupting is not None and self.alive:
+                    await asyncio.wait({self._interrupting.reply})
+        except TimeoutError:
+            self._interrupts_again = False
+            if self._interrupting is not None:
+                self.forget(self._interrupting)
 
     async def kill(self) -> None:
         """Kill the kernel at once; returns when it has ended."""

@@ -370,6 +370,7 @@ class Parts:
 
 async def hand_over(kernel: Kernel, message: ClientMessage) -> None:
     """Send a message to a kernel, after others that it has not taken yet. Raises `Unavailable`."""
+    await kernel.settle_interrupts()
     for _ in range(TRIES):
         if not kernel.alive:
             raise Unavailable("the kernel has ended")

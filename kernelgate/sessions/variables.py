@@ -51,6 +51,7 @@ class Variables:
             ready = await self._sessions.kernel(session)
             if ready.problem:
                 raise Unavailable(f"the session's state could not be restored: {ready.problem}")
+            await ready.kernel.settle_interrupts()
             try:
                 reply = await ready.kernel.ask("shell", REQUEST, content, ANSWER_SECONDS)
             except TimeoutError:

@@ -30,8 +30,10 @@ class Interrupts:
     def __init__(self) -> None:
         self._open = False
         self._pending = False
-        self.noticed = 0
-        """How many times the signal has been noticed."""
+        self._noticed = 0
+        self._requests = 0
+        self._lock = threading.Lock()
+        """Held so that no signal is given for a request that is over."""
 
     def install(self) -> None:
         """Take the signal, whatever took it before."""
@@ -40,7 +42,14 @@ class Interrupts:
     def forget(self) -> None:
         """A new request: what was to be interrupted is over."""
         if in_main_thread():
+            with self._lock:
+                self._requests += 1
             self._pending = False
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """What changes as soon as a signal is noticed, or another request begins."""
+        return self._requests, self._noticed
 
     def open(self) -> None:
         """From here on the user's code runs. Raises KeyboardInterrupt."""
@@ -77,20 +86,21 @@ class Interrupts:
 
         return handle
 
-    async def see_through(self, noticed: int) -> None:
-        """Signal again until that is noticed more often than ``noticed`` times. Called in another thread.
+    async def see_through(self, moment: tuple[int, int]) -> None:
+        """Signal again until ``moment`` is over. Called in another thread.
 
         A signal that comes in the moment in which the main thread begins to wait in C, for which it has just given
         the interpreter's lock to whoever signals, does not wake it. A handler of the user's is left alone.
         """
         for _ in range(TRIES):
             await asyncio.sleep(TRY_SECONDS)
-            if self.noticed != noticed or signal.getsignal(signal.SIGINT) != self._handle:
-                return
-            os.kill(os.getpid(), signal.SIGINT)
+            with self._lock:
+                if self.moment != moment or signal.getsignal(signal.SIGINT) != self._handle:
+                    return
+                os.kill(os.getpid(), signal.SIGINT)
 
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
-        self.noticed += 1
+        self._noticed += 1
         if self._open:
             raise KeyboardInterrupt
         self._pending = True

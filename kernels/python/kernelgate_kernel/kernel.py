@@ -147,11 +147,11 @@ class SandboxKernel(IPythonKernel):
         return {"status": "ok", "history": entries}
 
     async def interrupt_request(self, stream: Any, ident: Any, parent: Any) -> None:
-        noticed = self.interrupts.noticed
+        moment = self.interrupts.moment
         await super().interrupt_request(stream, ident, parent)
         # the signal may have found the loop asleep; what its handler scheduled is done when the loop wakes
         self.io_loop.asyncio_loop.call_soon_threadsafe(lambda: None)  # type: ignore[attr-defined]
-        seeing = asyncio.ensure_future(self.interrupts.see_through(noticed))
+        seeing = asyncio.ensure_future(self.interrupts.see_through(moment))
         self._seeing.add(seeing)
         seeing.add_done_callback(self._seeing.discard)
 
