@@ -182,6 +182,37 @@ def test_a_cell_is_interrupted_as_soon_as_it_was_sent(client: Client, ws: Kernel
     assert ws.run("print(x)").stdout == "41\n"
 
 
+LISTENER = """
+import time
+from comm import create_comm
+heard = []
+def hear(message):
+    time.sleep(0.05)
+    heard.append(message['content']['data'])
+comm = create_comm(target_name='any')
+comm.on_msg(hear)
+"""
+
+
+def test_what_was_sent_to_a_subshell_is_done_before_it_is_deleted(client: Client, ws: KernelSocket) -> None:
+    """As JupyterLab ends a comm: its last message goes to a subshell, whose deletion follows on control."""
+    ws.run(LISTENER)
+    comm_id = ws.wait(lambda one: one.type == "comm_open").content["comm_id"]
+    for first in range(0, 30, 3):
+        subshell = str(ws.ask("create_subshell_request", {}, "control").content["subshell_id"])
+        for number in range(first, first + 3):
+            ws.send("comm_msg", {"comm_id": comm_id, "data": number}, subshell_id=subshell)
+        assert ws.ask("delete_subshell_request", {"subshell_id": subshell}, "control").content["status"] == "ok"
+    assert ws.run("print(heard == list(range(30)), len(heard))").stdout == "True 30\n"
+
+
+def test_a_subshell_that_works_on_is_deleted_all_the_same(client: Client, ws: KernelSocket) -> None:
+    subshell = str(ws.ask("create_subshell_request", {}, "control").content["subshell_id"])
+    ws.execute("import time; time.sleep(6)", subshell_id=subshell)
+    ws.ask("delete_subshell_request", {"subshell_id": subshell}, "control")
+    assert ws.run("print(42)").stdout == "42\n"
+
+
 def test_interrupts_that_were_answered_do_not_reach_the_next_cell(client: Client, ws: KernelSocket) -> None:
     """More of them than the kernel has taken by the time its cell has ended."""
     for _ in range(10):

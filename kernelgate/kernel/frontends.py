@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections import OrderedDict
@@ -38,6 +39,9 @@ SUCCEEDED_SECONDS = 60.0
 HANDED_BYTES = 32 << 20
 HANDED_MESSAGES = 500
 """Messages that a kernel may have been sent and not done."""
+
+SUBSHELL_SECONDS = 2.0
+"""Seconds for which the deletion of a subshell waits for what the kernel has to do there."""
 
 SMALL_BYTES = 1 << 16
 """Bytes of the largest iopub message that is kept when outputs are dropped."""
@@ -205,6 +209,8 @@ class Frontends:
         self._handed: dict[str, Handed] = {}
         self._ending: dict[str, str] = {}
         """Subshells that are about to be deleted, by the id of the request."""
+        self._was_done = asyncio.Event()
+        """Set whenever something is handed no more."""
         self._handed_bytes = 0
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -343,6 +349,17 @@ class Frontends:
         if self._handed_bytes > HANDED_BYTES or len(self._handed) > HANDED_MESSAGES:
             self._has_room.clear()
 
+    async def settle_subshell(self, subshell_id: str) -> None:
+        """Wait until the kernel has done what it was sent for a subshell, unless that takes long.
+
+        When a subshell is deleted, the kernel drops what it has not begun there.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SUBSHELL_SECONDS):
+                while any(handed.subshell_id == subshell_id for handed in self._handed.values()):
+                    self._was_done.clear()
+                    await self._was_done.wait()
+
     @property
     def is_busy(self) -> bool:
         """Whether the kernel has been sent messages that it has not done with."""
@@ -359,6 +376,7 @@ class Frontends:
         """Count messages no more: the kernel has done with them, or was not sent them after all."""
         for msg_id in msg_ids:
             self._handed_bytes -= self._handed.pop(msg_id, NOTHING).size
+        self._was_done.set()
         if self._handed_bytes <= HANDED_BYTES and len(self._handed) <= HANDED_MESSAGES:
             self._has_room.set()
 

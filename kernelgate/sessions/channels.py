@@ -253,6 +253,8 @@ class Channels:
                 if session is not None and session.kernel is not None:
                     session.kernel.forward(message)
             else:
+                if message.msg_type == "delete_subshell_request":
+                    await self.frontends.settle_subshell(str(message.content.get("subshell_id")))
                 await self._forward(asked)
         except (GateError, BadMessage) as error:
             self._fail(asked, type(error).__name__, str(error))
