@@ -17,24 +17,16 @@ DIE = "import os\nos.kill(os.getpid(), 9)"
 @pytest.fixture(scope="module")
 def keeper(servers: Servers) -> Iterator[Server]:
     """A server with the usual bounds of history. No error of its own may be in its log."""
-    server = servers.start({"CONTAINER_POOL_PY_MIN": "2"})
-    try:
-        yield server.wait_ready()
-        assert "Traceback" not in server.stderr, server.stderr
-    finally:
-        servers.stop(server)
+    with servers.serving({"CONTAINER_POOL_PY_MIN": "2"}) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def forgetful(servers: Servers) -> Iterator[Server]:
     """A server that keeps little history."""
     bounds = {"HISTORY_MAX_ENTRIES": "5", "HISTORY_MAX_MB": "4", "HISTORY_ENTRY_KB": "4"}
-    server = servers.start({"CONTAINER_POOL_PY_MIN": "2", **bounds})
-    try:
-        yield server.wait_ready()
-        assert "Traceback" not in server.stderr, server.stderr
-    finally:
-        servers.stop(server)
+    with servers.serving({"CONTAINER_POOL_PY_MIN": "2", **bounds}) as server:
+        yield server
 
 
 class Talk:

@@ -38,12 +38,8 @@ def gate(servers: Servers) -> Iterator[Server]:
         "MAX_EXECUTION_TIME": "60",
         "MAX_CPU_QUOTA": "100000",
     }
-    server = servers.start(environment)
-    try:
-        yield server.wait_ready()
-        assert "Traceback" not in server.stderr, server.stderr
-    finally:
-        servers.stop(server)
+    with servers.serving(environment) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

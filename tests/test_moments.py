@@ -201,15 +201,19 @@ def test_what_was_sent_to_a_subshell_is_done_before_it_is_deleted(client: Client
     for first in range(0, 30, 3):
         subshell = str(ws.ask("create_subshell_request", {}, "control").content["subshell_id"])
         for number in range(first, first + 3):
-            ws.send("comm_msg", {"comm_id": comm_id, "data": number}, subshell_id=subshell)
-        assert ws.ask("delete_subshell_request", {"subshell_id": subshell}, "control").content["status"] == "ok"
+            sent = ws.send("comm_msg", {"comm_id": comm_id, "data": number}, subshell_id=subshell)
+        deletion = ws.send("delete_subshell_request", {"subshell_id": subshell}, "control")
+        ws.wait(lambda one, sent=deletion: one.parent_id == sent and one.state == "idle")  # type: ignore[misc]
+        states = [(one.parent_id, one.state) for one in ws.messages if one.type == "status"]
+        assert states.index((sent, "idle")) < states.index((deletion, "busy"))
     assert ws.run("print(heard == list(range(30)), len(heard))").stdout == "True 30\n"
 
 
 def test_a_subshell_that_works_on_is_deleted_all_the_same(client: Client, ws: KernelSocket) -> None:
     subshell = str(ws.ask("create_subshell_request", {}, "control").content["subshell_id"])
     ws.execute("import time; time.sleep(6)", subshell_id=subshell)
-    ws.ask("delete_subshell_request", {"subshell_id": subshell}, "control")
+    assert ws.ask("delete_subshell_request", {"subshell_id": subshell}, "control").content["status"] == "ok"
+    assert ws.ask("list_subshell_request", {}, "control").content["subshell_id"] == []
     assert ws.run("print(42)").stdout == "42\n"
 
 

@@ -20,14 +20,10 @@ SCENARIOS = re.findall(r"^export async function (\w+)", (NODE / "scenarios.mjs")
 @pytest.fixture(scope="module")
 def gate(servers: Servers) -> Iterator[Server]:
     """The server that the clients use. None of them may leave a kernel, or an error in its log."""
-    server = servers.start({"MAX_CPU_QUOTA": "100000", "CONTAINER_POOL_PY_MIN": "3"})
-    try:
-        yield server.wait_ready()
+    with servers.serving({"MAX_CPU_QUOTA": "100000", "CONTAINER_POOL_PY_MIN": "3"}) as server:
+        yield server
         for key in (KEY, OTHER_KEY):
             assert server.client(key).request("GET", "/api/kernels").json() == []
-        assert "Traceback" not in server.stderr, server.stderr
-    finally:
-        servers.stop(server)
 
 
 def test_there_are_scenarios() -> None:

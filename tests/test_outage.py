@@ -75,13 +75,9 @@ def site(servers: Servers, redis_server: RedisServer, minio_server: MinioServer)
         "CONTAINER_POOL_PY_MIN": "2",
         "MAX_EXECUTION_TIME": "20",
     }
-    server = servers.start(environment, QUICK_MINIO)
-    try:
-        yield Site(server.wait_ready(), redis_server, minio_server)
-        assert "Traceback" not in server.stderr, server.stderr
+    with servers.serving(environment, QUICK_MINIO) as server:
+        yield Site(server, redis_server, minio_server)
         assert PASSWORD not in server.stderr + server.stdout
-    finally:
-        servers.stop(server)
 
 
 @pytest.fixture

@@ -43,12 +43,8 @@ def keeper(servers: Servers) -> Iterator[Server]:
         "STATE_RESTORE_TIMEOUT_SECONDS": str(RESTORE_SECONDS),
         "STATE_MAX_SIZE_MB": str(LIMIT_MB),
     }
-    server = servers.start(environment)
-    try:
-        yield server.wait_ready()
-        assert "Traceback" not in server.stderr, server.stderr
-    finally:
-        servers.stop(server)
+    with servers.serving(environment) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

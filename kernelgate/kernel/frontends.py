@@ -352,7 +352,7 @@ class Frontends:
     async def settle_subshell(self, subshell_id: str) -> None:
         """Wait until the kernel has done what it was sent for a subshell, unless that takes long.
 
-        When a subshell is deleted, the kernel drops what it has not begun there.
+        The deletion of a subshell goes another way than what is for it, and what arrives after it is dropped.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SUBSHELL_SECONDS):

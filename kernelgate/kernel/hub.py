@@ -241,6 +241,8 @@ class Kernel(LoggingConfigurable):
 
     async def settle_interrupts(self) -> None:
         """Wait until the kernel has taken the interrupts that it was sent: they are not for what comes now."""
+        if self._interrupting is None:
+            return
         try:
             async with asyncio.timeout(INTERRUPT_SECONDS):
                 while self._interrupting is not None and self.alive:
