@@ -235,6 +235,28 @@ def test_prompt_numbers_inputs_and_outputs_go_on(
     assert reply["stdout"] == "42 first first 42 'first' 6 * 7 5\n"
 
 
+def test_outputs_of_all_kinds_come_back_in_their_order(
+    client: Client, session_id: str, run: Callable[..., Json]
+) -> None:
+    texts, numbers = ("'text' * 100", "'\\ud800'"), ("True", "1 << 70", "2.5")
+    for code in ("shared = ['a']; 1", "shared", *texts, *numbers, "shared", "b'raw'"):
+        run(code)
+    show = "print([repr(value)[:20] for value in Out.values()], list(Out), Out[2] is Out[8] is shared, _9, _1)"
+    told = run(show)["stdout"]
+    lose_kernel(client, session_id)
+    assert run(show)["stdout"] == told
+    assert told.startswith("['1', \"['a']\", ")
+    assert told.endswith(" [1, 2, 3, 4, 5, 6, 7, 8, 9] True b'raw' 1\n")
+
+
+def test_names_that_look_like_ipythons_and_are_not_are_kept(
+    client: Client, session_id: str, run: Callable[..., Json]
+) -> None:
+    run("_a = _0x = __ = In2 = Outer = _iv = ____ = 'mine'; _5 = _i5 = 'not mine'")
+    lose_kernel(client, session_id)
+    assert run("print(_a, _0x, In2, Outer, _iv, ____, '_5' in globals())")["stdout"] == f"{'mine ' * 6}False\n"
+
+
 def test_random_numbers_go_on_as_without_an_interruption(
     client: Client, session_id: str, run: Callable[..., Json]
 ) -> None:

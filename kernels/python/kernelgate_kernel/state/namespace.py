@@ -20,9 +20,15 @@ IMPORT_SECONDS = 10.0
 """To import numpy's generators, which a fresh process may have to read from a slow disk."""
 
 OUT = f"{SPECIAL}Out:"
+PLAIN_OUT = f"{SPECIAL}Out"
+"""The outputs that are no more than a number or a short text: of those there may be a thousand."""
+
 IN = f"{SPECIAL}In"
 RANDOM = f"{SPECIAL}random"
 NUMPY = f"{SPECIAL}numpy.random"
+NAMES = {RANDOM: "the state of random", NUMPY: "the state of numpy.random", PLAIN_OUT: "Out"}
+"""What a user knows some of them as."""
+
 LAST = ("_", "__", "___")
 IPYTHONS = re.compile(r"In|Out|_i?h|_oh|_dh|_i{1,3}|_i\d+|_\d+|_{1,3}")
 PYTHONS = frozenset({"__annotations__", "__warningregistry__"})
@@ -31,7 +37,14 @@ PYTHONS = frozenset({"__annotations__", "__warningregistry__"})
 MAX_INPUTS = 1000
 """The last cells whose text ``In`` keeps."""
 
+NUMBERS = (int, float, bool)
+MAX_BITS = 64
+MAX_PLAIN = 200
+"""Characters of a text that is saved together with others."""
+
 _modules = sys.modules
+_ipythons: set[str] = set()
+"""Names that are known to be none of the user's: each cell adds to them, and all are looked at with each save."""
 
 
 def items(shell: Any) -> list[tuple[str, Any]]:
@@ -41,19 +54,40 @@ def items(shell: Any) -> list[tuple[str, Any]]:
     found = [
         (name, value)
         for name, value in namespace.items()
-        if type(name) is str and not _is_not_the_users(name) and not (name in hidden and hidden[name] is value)
+        if type(name) is str
+        and name not in _ipythons
+        and not (name in hidden and hidden[name] is value)
+        and _is_the_users(name)
     ]
     found += [(SPECIAL + name, namespace[name]) for name in LAST if name in namespace]
-    outputs = namespace.get("_oh")
-    if type(outputs) is dict:
-        found += [(f"{OUT}{number}", value) for number, value in list(outputs.items()) if type(number) is int]
+    found += _outputs(namespace.get("_oh"))
     inputs = shell.history_manager.input_hist_parsed
     found.append((IN, [""] * max(0, len(inputs) - MAX_INPUTS) + list(inputs[-MAX_INPUTS:])))
     return found + _random_states()
 
 
-def _is_not_the_users(name: str) -> bool:
-    return IPYTHONS.fullmatch(name) is not None or name in PYTHONS
+def _is_the_users(name: str) -> bool:
+    if IPYTHONS.fullmatch(name) is None and name not in PYTHONS:
+        return True
+    _ipythons.add(name)
+    return False
+
+
+def _outputs(outputs: Any) -> list[tuple[str, Any]]:
+    """Return what cells put out, each alone but for what is plain."""
+    if type(outputs) is not dict:
+        return []
+    numbered = [(number, value) for number, value in list(outputs.items()) if type(number) is int]
+    plain = {number: value for number, value in numbered if _is_plain(value)}
+    others = [(f"{OUT}{number}", value) for number, value in numbered if number not in plain]
+    return [*others, (PLAIN_OUT, plain)] if plain else others
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    if kind is str:
+        return len(value) <= MAX_PLAIN
+    return kind in NUMBERS and (kind is not int or bool(value.bit_length() <= MAX_BITS))
 
 
 def _random_states() -> list[tuple[str, Any]]:
@@ -70,13 +104,12 @@ def _random_states() -> list[tuple[str, Any]]:
 def put_back(shell: Any, values: Mapping[str, Any], execution_count: int) -> int:
     """Put what was saved into a fresh shell; returns how many variables of the user's there are."""
     shell.execution_count = execution_count
-    specials: dict[str, Any] = {}
+    outputs = _saved_outputs(values)
+    shell.user_ns["_oh"].update(outputs)
+    specials = {f"_{number}": value for number, value in outputs.items()}
     for label, value in values.items():
         if not label.startswith(SPECIAL):
             shell.user_ns[label] = value
-        elif label.startswith(OUT):
-            number = int(label.removeprefix(OUT))
-            shell.user_ns["_oh"][number] = specials[f"_{number}"] = value
         elif label[1:] in LAST:
             specials[label[1:]] = value
             setattr(shell.displayhook, label[1:], value)
@@ -84,6 +117,16 @@ def put_back(shell: Any, values: Mapping[str, Any], execution_count: int) -> int
     _put_inputs(shell, values.get(IN))
     _put_random_states(values)
     return sum(not label.startswith(SPECIAL) for label in values)
+
+
+def _saved_outputs(values: Mapping[str, Any]) -> dict[int, Any]:
+    """Return what cells put out, in their order."""
+    plain = values.get(PLAIN_OUT)
+    outputs = dict(plain) if type(plain) is dict else {}
+    outputs.update(
+        (int(label.removeprefix(OUT)), value) for label, value in values.items() if label.startswith(OUT)
+    )
+    return {number: outputs[number] for number in sorted(outputs)}
 
 
 def _put_inputs(shell: Any, inputs: Any) -> None:
@@ -113,7 +156,7 @@ def shown(label: str) -> str:
     """Return what a user knows the value with this label as."""
     if label.startswith(OUT):
         return f"Out[{label.removeprefix(OUT)}]"
-    return {RANDOM: "the state of random", NUMPY: "the state of numpy.random"}.get(label, label.lstrip(SPECIAL))
+    return NAMES.get(label, label.lstrip(SPECIAL))
 
 
 class Surroundings:
