@@ -7,6 +7,7 @@ import logging
 import signal
 from typing import Any
 
+import uvloop
 from tornado import autoreload
 
 from kernelgate import settings
@@ -38,7 +39,8 @@ class KernelGateApp(ConfiguredApp):
         for finding in settings.security_findings(values):
             self.log.warning(finding)
         try:
-            asyncio.run(self._serve())
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
         except OSError as error:
             self.fail(f"the server could not be started: {error}")
 
