@@ -989,6 +989,58 @@ def test_minio_without_room_is_told_and_used_again_when_it_has_some() -> None:
         server.remove()
 
 
+# --- a lease comes with what is stored
+
+
+LITTLE = 0.02
+EXPIRES = 1
+
+
+async def befall(store: SessionStore, dice: random.Random, key: str, number: int) -> None:
+    """Do something to a session, to its end or half of it, as the one who holds it."""
+    held = await store.acquire(key, "a", 30)
+    assert held is not None
+    assert held.head == await store.head(key)
+    size = dice.choice([1, FILE_BYTES])
+    works = (
+        lambda: store.commit(held, change(b"%d" % number, {f"b/{number}": bytes(size)}, key=key)),
+        lambda: store.commit(held, change(b"%d" % number, key=key, ttl=LITTLE)),
+        lambda: store.commit(held, change(b"%d" % number, key=key, keep=["b/that/is/not/there"])),
+        lambda: store.evict(held, []),
+        lambda: store.remove(held, key.partition("/")[0], []),
+        lambda: store.release(held),
+    )
+    chosen = dice.choices(range(len(works)), weights=(8, 1, 1, 1, 1, 2))[0]
+    work = asyncio.ensure_future(works[chosen]())
+    for _ in range(dice.choice([0, 1, 2, 3, 1000])):  # cut off at some moment, or not
+        if not work.done():
+            await asyncio.sleep(0)
+    work.cancel()
+    with contextlib.suppress(asyncio.CancelledError, BlobsMissing):
+        await work
+    if chosen == EXPIRES:
+        await asyncio.sleep(2 * LITTLE)
+
+
+def test_a_lease_comes_with_the_head_that_is_stored_whatever_befell_it(
+    session_store: Callable[[], SessionStore],
+) -> None:
+    """Ten sessions at the same time are stored, archived, deleted, expire; each work may be cut off or fail."""
+
+    async def use(store: SessionStore, seed: int) -> None:
+        dice = random.Random(seed)
+        for number in range(100):
+            await befall(store, dice, f"o/{seed}", number)
+
+    async def scenario() -> None:
+        async with opened(session_store()) as store:
+            for seed in range(5):
+                await use(store, seed)
+            await asyncio.gather(*(use(store, seed) for seed in range(5, 15)))
+
+    run(scenario())
+
+
 # --- the disk, and what befalls it
 
 

@@ -68,6 +68,7 @@ class Database:
         self._version = version
         self._lock = threading.Lock()
         self._waiting: list[Job[Any]] = []
+        self._unfinished = 0
         self._writing: ThreadPoolExecutor | None = None
         self._reading: ThreadPoolExecutor | None = None
         self._writer: Connection | None = None
@@ -98,6 +99,11 @@ class Database:
                 executor.shutdown(wait=True)
         self._disconnect()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was to be written is written, and whoever waited for it is told."""
+        return self._writing is not None and not self._unfinished
+
     def submit(self, work: Work[T]) -> Future[T]:
         """Have ``work`` done by the writing thread, in the order of the calls.
 
@@ -108,6 +114,7 @@ class Database:
         job = Job(work)
         with self._lock:
             self._waiting.append(job)
+            self._unfinished += 1
             first = len(self._waiting) == 1
         if first:
             self._writing.submit(self._write_all)
@@ -143,6 +150,9 @@ class Database:
             for job in jobs:
                 job.fail(error)
             raise
+        finally:
+            with self._lock:
+                self._unfinished -= len(waiting)
 
     def _outcomes(self, jobs: Sequence[Job[Any]]) -> list[Any]:
         """All in one transaction; when that fails each in its own, so that each fails alone."""

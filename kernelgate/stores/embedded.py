@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from traitlets import Bool, Unicode
 
@@ -15,8 +15,11 @@ from kernelgate.stores import tables
 from kernelgate.stores.blobfiles import BlobFiles
 from kernelgate.stores.database import Connection, Database
 from kernelgate.stores.folder import StateFolder, default_state_dir
+from kernelgate.stores.heads import Heads
 from kernelgate.stores.leases import Leases, Locks
 from kernelgate.stores.store import Commit, Items, Keys, Lease, SessionStore, check_names
+
+T = TypeVar("T")
 
 FILE_BYTES = 64 << 10
 """Blobs from this size are files: SQLite reads and writes smaller ones faster than a file system does."""
@@ -50,7 +53,8 @@ class EmbeddedStore(SessionStore):
         self._claim = StateFolder(self.folder)
         self._database = Database(self.folder / "state.db", tables.SCHEMA, tables.VERSION)
         self._files = BlobFiles(self.folder / "blobs", FILE_THREADS, self.fsync)
-        self._leases = Leases(time.time())  # changed on the writing thread only, in the order of what is written
+        self._leases = Leases(time.time())  # changed in the order of what is written, see `_in_order`
+        self._heads = Heads()
         self._locks = Locks()
 
     # ---- its life
@@ -128,18 +132,27 @@ class EmbeddedStore(SessionStore):
     async def acquire(
         self, key: str, holder: str, ttl: float, dead: Collection[str] = (), to_free: bool = False
     ) -> Lease | None:
-        def take(db: Connection) -> Lease | None:
+        def take(read: Callable[[float], bytes | None]) -> Lease | None:
             now = time.time()
             token = self._leases.acquire(key, holder, ttl, dead, now)
-            return None if token is None else Lease(key, holder, token, tables.head(db, key, now))
+            return None if token is None else Lease(key, holder, token, read(now))
 
-        return await self._database.write(take)
+        known = self._heads.get(key, time.time())
+        if known is not None and self._database.is_idle:
+            return take(lambda _now: known)
+        return await self._database.write(lambda db: take(lambda now: tables.head(db, key, now)))
 
     async def renew(self, lease: Lease, ttl: float) -> bool:
-        return await self._database.write(lambda _db: self._leases.renew(lease, ttl, time.time()))
+        return await self._in_order(lambda: self._leases.renew(lease, ttl, time.time()))
 
     async def release(self, lease: Lease) -> None:
-        await self._database.write(lambda _db: self._leases.release(lease))
+        await self._in_order(lambda: self._leases.release(lease))
+
+    async def _in_order(self, change: Callable[[], T]) -> T:
+        """Change leases when all that was to be written before is written: at once, where that is so."""
+        if self._database.is_idle:
+            return change()
+        return await self._database.write(lambda _db: change())
 
     async def lock(self, name: str, holder: str, ttl: float) -> bool:
         return self._locks.lock(name, holder, ttl, time.time())
@@ -154,7 +167,8 @@ class EmbeddedStore(SessionStore):
             self._leases.check(lease)
             return tables.write_commit(db, commit, files, self._files.exists, time.time())
 
-        await self._write(commit.blobs, write)
+        end = commit.used_at + commit.ttl
+        await self._write(commit.blobs, write, lambda: self._heads.remember(commit.key, commit.head, end))
 
     async def head(self, key: str) -> bytes | None:
         return await self._database.read(lambda db: tables.head(db, key, time.time()))
@@ -170,7 +184,7 @@ class EmbeddedStore(SessionStore):
             self._leases.check(lease)
             return tables.drop_session(db, lease.key, owner, drop)
 
-        await self._write({}, write)
+        await self._write({}, write, lambda: self._heads.forget(lease.key))
 
     async def sessions(self, owner: str) -> dict[str, bytes]:
         return await self._database.read(lambda db: tables.infos(db, owner, time.time()))
@@ -196,10 +210,14 @@ class EmbeddedStore(SessionStore):
     # ---- the order of things
 
     async def _write(
-        self, blobs: Mapping[str, bytes], write: Callable[[Connection, Mapping[str, str]], Keys]
+        self,
+        blobs: Mapping[str, bytes],
+        write: Callable[[Connection, Mapping[str, str]], Keys],
+        on_written: Callable[[], None] = lambda: None,
     ) -> None:
         """Write the files of ``blobs``, then rows; in the end the files that no row needs are removed.
 
+        ``on_written`` is called for each write in the order in which they were done, before the database is idle.
         Cancelled, it has written all or nothing.
         """
         check_names(blobs)
@@ -212,6 +230,8 @@ class EmbeddedStore(SessionStore):
 
         def tidy(done: Future[Keys]) -> None:
             failed = done.cancelled() or done.exception() is not None
+            if not failed:
+                on_written()
             self._files.remove(list(files.values()) if failed else done.result())
 
         writing.add_done_callback(tidy)
