@@ -15,13 +15,16 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.3"
 MAX_FRAMES = 256
 MAX_HEADER_BYTES = 1 << 16
-
+KNOWN_BYTES, KNOWN_PARENTS = 1 << 10, 256
+"""Parent headers up to that size, so many of them, are read once."""
 
 _HUGE_NUMBER = re.compile(rb"\d[eE]\+?\d{3}")
 """What may be a number too large for a float; only then floats are worth a second look."""
@@ -42,7 +45,7 @@ class Message:
             raise BadMessage(f"a message has 5 to {MAX_FRAMES} frames, got {len(frames)}")
         self.frames = frames
         self.header = _small_object(frames[1], "header")
-        self.parent_header = _small_object(frames[2], "parent_header")
+        self.parent_header = _parent_header(frames[2])
         self.buffers = frames[5:]
         self._content: dict[str, Any] | None = None
 
@@ -140,11 +143,9 @@ def read_object(data: bytes, what: str) -> dict[str, Any]:
     Raises `BadMessage` for anything else, however deep or malformed.
     """
     try:
-        text = data.decode()
-        if _HUGE_NUMBER.search(data):
-            value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
-        else:
-            value = json.loads(text, parse_constant=_no_number)
+        if data == b"{}":
+            return {}
+        value = (_CAREFUL if _HUGE_NUMBER.search(data) else _DECODER).decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"{what} is no JSON: {error}") from error
     if not isinstance(value, dict):
@@ -161,10 +162,24 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _no_number(text)
 
 
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+_CAREFUL = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
+
+
 def _small_object(data: bytes, what: str) -> dict[str, Any]:
     if len(data) > MAX_HEADER_BYTES:
         raise BadMessage(f"{what} has {len(data)} bytes, more than {MAX_HEADER_BYTES}")
     return read_object(data, what)
+
+
+def _parent_header(data: bytes) -> Mapping[str, Any]:
+    """Read a parent header: all that a request leads to comes with the same one."""
+    return _known_parent(data) if len(data) <= KNOWN_BYTES else _small_object(data, "parent_header")
+
+
+@lru_cache(maxsize=KNOWN_PARENTS)
+def _known_parent(data: bytes) -> Mapping[str, Any]:
+    return MappingProxyType(_small_object(data, "parent_header"))
 
 
 def _text(value: object) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from kernelgate.auth import Owner
@@ -30,6 +31,8 @@ KERNEL_IDS = uuid.UUID("6b65726e-656c-4761-b465-207365737369")
 """The namespace of the kernel ids that are made of session ids."""
 
 Json = dict[str, Any]
+
+_TEXT, _SIZE = attrgetter("text"), attrgetter("size")
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """Return the record as JSON."""
-        entries = ",".join(entry.text for entry in self.entries)
+        entries = ",".join(map(_TEXT, self.entries))
         versions = ",".join(f'"{number}":{version.text}' for number, version in self.versions.items())
         rest = _json({**vars(self), "format": RECORD_FORMAT, "entries": None, "versions": None})
         return f"[{rest},[{entries}],{{{versions}}}]".encode()
@@ -218,7 +221,7 @@ class Record:
     def trim(self, max_entries: int, max_bytes: int) -> Trimmed:
         """Forget the oldest executions and versions, once there are a fifth more than the bounds allow."""
         entries: list[Entry] = []
-        size = sum(each.size for each in self.versions.values())
+        size = sum(map(_SIZE, self.versions.values()))
         if len(self.entries) <= max_entries * SLACK and size <= max_bytes * SLACK:
             return Trimmed([], [])
         if len(self.entries) > max_entries * SLACK:

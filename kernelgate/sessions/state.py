@@ -225,6 +225,8 @@ class State:
     async def _forget(self, record: Record, change: Change) -> set[str]:
         """Cut history back to its bounds; returns the blobs that nobody needs any more."""
         trimmed = record.trim(self._settings.max_entries, self._settings.max_history_mb << 20)
+        if not trimmed.entries and not trimmed.versions:
+            return set()
         blobs = record.own(entry.blob for entry in trimmed.entries) - {entry.blob for entry in record.entries}
         try:
             return blobs | await self._vault.unused(record, trimmed.versions, change)
