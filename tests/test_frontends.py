@@ -15,6 +15,7 @@ import pytest
 from kernelgate.auth import Owner
 from kernelgate.containers.engine import GONE, Exit
 from kernelgate.kernel import frontends as module
+from kernelgate.kernel.activity import MAX_OPEN, MAX_OPEN_BYTES, Activity
 from kernelgate.kernel.frontends import Connection, Frontends, ReplaySettings
 from kernelgate.kernel.hub import Kernel, Listener, Replies
 from kernelgate.kernel.journal import Budget
@@ -34,6 +35,7 @@ class FakeKernel:
 
     def __init__(self) -> None:
         self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self.activity = Activity()
         self.on_other: Replies | None = None
         self.closed = self.is_ended = False
         self.paused = False
@@ -63,8 +65,10 @@ class FakeKernel:
 
     def say(self, text: str, parent: str = "", msg_type: str = "stream", **content: object) -> None:
         """Put out a message on iopub."""
+        said = message(msg_type, {"name": "stdout", "text": text, **content}, parent)
+        self.activity.watch(said)
         for listener in self._listeners:
-            listener(message(msg_type, {"name": "stdout", "text": text, **content}, parent))
+            listener(said)
 
     def status(self, state: str, parent: str) -> None:
         self.say("", parent, "status", execution_state=state)
@@ -761,13 +765,26 @@ async def test_another_kernel_does_nothing_of_what_the_last_one_did() -> None:
 
 
 @on_loop
+async def test_the_kernel_may_be_busy_before_its_first_client_comes() -> None:
+    """With a cell, and with what only the server asks of it, which clients are told nothing of."""
+    async with scene() as one:
+        second = FakeKernel()
+        second.status("busy", "cell")
+        second.activity.watch(message("status", {"execution_state": "busy"}, "own", "kernelgate_vars_request"))
+        one.frontends.attach(cast(Kernel, second))
+        assert busy_with(one) == "cell"
+        second.status("idle", "cell")
+        assert busy_with(one) == ""
+
+
+@on_loop
 async def test_what_a_kernel_says_that_it_does_is_bounded() -> None:
     async with scene() as one:
-        for number in range(module.MAX_OPEN + 50):
+        for number in range(MAX_OPEN + 50):
             one.kernel.status("busy", f"m{number}")
-            one.kernel.status("busy", f"{number}" + "x" * module.MAX_OPEN_BYTES)
-        assert busy_with(one) == f"m{module.MAX_OPEN + 49}"
-        assert len(one.frontends._open) == module.MAX_OPEN
+            one.kernel.status("busy", f"{number}" + "x" * MAX_OPEN_BYTES)
+        assert busy_with(one) == f"m{MAX_OPEN + 49}"
+        assert len(one.kernel.activity) == MAX_OPEN
 
 
 # ---- the kernel's end

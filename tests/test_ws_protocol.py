@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 
 import docker
 import pytest
 
-from tests.server import PROMPT, Client, Json, Server, wait_for
+from tests.server import PROMPT, Client, Json, Server, in_background, wait_for
 from tests.websocket import Cell, KernelSocket, end_kernel, start_kernel
 
 LONG = 90.0
@@ -410,6 +411,22 @@ def test_rest_executions_appear_on_the_websocket(client: Client, kernel_id: str,
     stream = ws.wait(lambda one: one.type == "stream" and one.content["text"] == "from rest\n")
     ws.wait(lambda one: one.parent_id == stream.parent_id and one.state == "idle")
     assert iopub(ws.seen(stream.parent_id)) == ["busy", "execute_input", "stream", "execute_result", "idle"]
+
+
+def test_the_first_client_to_come_while_code_runs_learns_that_the_kernel_is_busy(
+    client: Client, session_id: str
+) -> None:
+    client.run("import time", session_id=session_id)
+    running = in_background(client.run, "time.sleep(2)\nprint('late')", session_id=session_id)
+    wait_for(lambda: model(client, session_id)["execution_state"] == "busy")
+    time.sleep(0.3)  # it is the session that was said to be busy: now its kernel is as well
+    with KernelSocket(client, session_id) as ws:
+        info = ws.ask("kernel_info_request")
+        busy = ws.wait(lambda one: one.state == "busy" and one.parent_id != info.parent_id)
+        assert [one.state for one in ws.messages if one.type == "status"][-1] == "busy"
+        ws.wait(lambda one: one.parent_id == busy.parent_id and one.state == "idle")
+        assert ws.seen(busy.parent_id).stdout == "late\n"
+    assert running.result(30)["stdout"] == "late\n"
 
 
 def test_variables_are_the_same_through_both_doors(client: Client, kernel_id: str, ws: KernelSocket) -> None:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from traitlets import Float, Int
 from traitlets.config import LoggingConfigurable
 
-from kernelgate.kernel.hub import OWN_MESSAGES, Kernel
+from kernelgate.kernel.activity import is_own
+from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.journal import Budget, Item, Journal
 from kernelgate.kernel.messages import BadMessage, Message, new_header, read_object, to_json
 from kernelgate.kernel.rates import OUTPUTS, Rates
@@ -27,10 +28,6 @@ MAX_LEFT = 16
 
 MAX_COMMS = 10_000
 MAX_ASKED = 10_000
-MAX_OPEN = 100
-MAX_OPEN_BYTES = 10_000
-"""Requests that a kernel may be busy with, and bytes of the header of one, as far as it is remembered."""
-
 MAX_ID_CHARS = 256
 MAX_NAMES = 16
 SUCCEEDED_SECONDS = 60.0
@@ -202,8 +199,6 @@ class Frontends:
         self._frontends: dict[str, Frontend] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.journal = Journal(settings.buffer_mb << 20, budget)
-        self._open: OrderedDict[str, bytes] = OrderedDict()
-        """The parent headers with which the kernel said that it is busy and not yet that it is idle, by msg_id."""
         self.comms: set[str] = set()
         self._asked: OrderedDict[str, str] = OrderedDict()
         self._handed: dict[str, Handed] = {}
@@ -300,7 +295,7 @@ class Frontends:
     @property
     def busy_with(self) -> bytes:
         """The header of what the kernel began last of what it still does, as JSON; empty when it does nothing."""
-        return next(reversed(self._open.values()), b"")
+        return b"" if self._kernel is None else self._kernel.activity.latest
 
     def attach(self, kernel: Kernel) -> None:
         """Listen to the kernel that the session has from now on."""
@@ -309,7 +304,6 @@ class Frontends:
         self._kernel = kernel
         self._lose()
         self._ending.clear()
-        self._open.clear()
         self.comms.clear()
         kernel.subscribe(self._on_iopub)
         kernel.on_other = self._on_reply
@@ -390,8 +384,8 @@ class Frontends:
 
         Some answer to ``restarting`` by connecting anew: to get it again would have them do so for ever.
         """
-        if state == "idle":  # the kernel may have been interrupted before it could say so
-            self._open.pop(str(read_object(parent, "parent").get("msg_id")), None)
+        if state == "idle" and self._kernel is not None:
+            self._kernel.activity.end(str(read_object(parent, "parent").get("msg_id")))
         self.say("status", {"execution_state": state}, parent, once=state in ("restarting", "starting"))
 
     def run(self, running: bool) -> None:
@@ -425,12 +419,11 @@ class Frontends:
         self.on_close()
 
     def _on_iopub(self, message: Message) -> None:
-        parent_type = message.parent_header.get("msg_type")
-        if isinstance(parent_type, str) and parent_type.startswith(OWN_MESSAGES):
+        if is_own(message):
             return
         try:
             parts = checked_parts(message)
-            self._watch(message, parts)
+            self._watch(message)
         except BadMessage:
             return
         if self._rates.let_pass(message.msg_type, sum(map(len, parts))):
@@ -451,13 +444,10 @@ class Frontends:
         if name is not None:
             self.publish(channel, parts, name)
 
-    def _watch(self, message: Message, parts: Sequence[bytes]) -> None:
-        """Remember what the kernel does, and which of its objects have a counterpart in clients."""
+    def _watch(self, message: Message) -> None:
+        """Notice what the kernel has done, and which of its objects have a counterpart in clients."""
         if message.msg_type == "status":
-            if message.content.get("execution_state") == "busy":
-                self._begin(message.parent_id, parts[1])
-            else:
-                self._open.pop(message.parent_id, None)
+            if message.content.get("execution_state") != "busy":
                 self.take_back(message.parent_id)
         elif message.msg_type in ("comm_open", "comm_close"):
             comm_id = message.content.get("comm_id")
@@ -468,19 +458,9 @@ class Frontends:
             elif len(self.comms) < MAX_COMMS:
                 self.comms.add(comm_id)
 
-    def _begin(self, msg_id: str, header: bytes) -> None:
-        """Remember what the kernel does now; on the control channel and in subshells it does several at a time."""
-        if not msg_id or len(header) > MAX_OPEN_BYTES:
-            return
-        self._open[msg_id] = header
-        self._open.move_to_end(msg_id)
-        if len(self._open) > MAX_OPEN:
-            self._open.popitem(last=False)
-
     def _on_end(self, kernel: Kernel) -> None:
         if kernel is self._kernel:
             self._kernel = None
-            self._open.clear()
             self._lose()
             if not kernel.closed and not kernel.is_ended:
                 self.on_death()

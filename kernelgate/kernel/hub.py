@@ -16,6 +16,7 @@ from traitlets.config import LoggingConfigurable
 from kernelgate.containers.engine import GONE, Exit
 from kernelgate.containers.provisioner import DockerProvisioner
 from kernelgate.errors import KernelDied, Unavailable
+from kernelgate.kernel.activity import OWN_MESSAGES, Activity
 from kernelgate.kernel.channels import Channel
 from kernelgate.kernel.manager import KernelManager
 from kernelgate.kernel.messages import BadMessage, Encoder, Message, parse
@@ -32,8 +33,6 @@ INTERRUPT_SECONDS = 1.0
 """Seconds in which a kernel confirms an interrupt, unless C code keeps its threads from running."""
 
 STATE_MESSAGE = "kernelgate_state"
-OWN_MESSAGES = "kernelgate_"
-"""What begins so is between server and kernel."""
 
 
 class Request:
@@ -86,6 +85,7 @@ class Kernel(LoggingConfigurable):
         self.on_other: Replies | None = None
         self.heard_at = 0.0
         """When it last put something out, as `time.monotonic` has it."""
+        self.activity = Activity()
         self._in_a_hurry = 0
         self.interrupts = 0
         """How many times it was asked to interrupt what it runs."""
@@ -320,6 +320,7 @@ class Kernel(LoggingConfigurable):
         message = self._read(frames)
         if message is None:
             return
+        self.activity.watch(message)
         request = self._requests.get(message.parent_id)
         if request is not None and request.on_output is not None:
             request.on_output(message)
