@@ -5,6 +5,9 @@ Sessions here have a value that takes a while to load, which makes the moment lo
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -66,6 +69,78 @@ def wait_for_a_kernel(server: Server) -> None:
     """Wait until the one session that runs has been given a kernel, which is given its state then."""
     wait_for(lambda: kernels_of_sessions(server) == 1)
     time.sleep(0.5)
+
+
+# ---- before the code runs
+
+
+class Frozen:
+    """The kernel of a session, which takes in what it is sent and does none of it before it dies."""
+
+    def __init__(self, server: Server, client: Client, session_id: str) -> None:
+        mounts = client.printed("print(open('/proc/self/mountinfo').read())", session_id=session_id)
+        (container,) = (each for each in containers_below(server.runtime_dir) if each["Id"] in mounts)
+        engine = docker.APIClient()
+        processes = engine.top(container["Id"], "-eo pid")["Processes"]
+        engine.close()
+        self._pids = [int(pid) for (pid,) in processes]
+        self._signal(signal.SIGSTOP)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self._pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def test_a_call_whose_kernel_dies_before_it_begins_runs_in_another_one(server: Server, client: Client) -> None:
+    session_id = new_id()
+    client.run("x = 41", session_id=session_id)
+    kernel = Frozen(server, client, session_id)
+    running = in_background(client.run, "x += 1\nprint(x)", session_id=session_id)
+    time.sleep(0.3)
+    kernel.kill()
+    reply = running.result(LONG)
+    assert (reply["status"], reply["stdout"], reply["runtime_status"]) == ("ok", "42\n", "restored"), reply
+    assert client.printed("print(x)", session_id=session_id) == "42\n"
+    client.delete(session_id)
+
+
+def test_a_cell_whose_kernel_dies_before_it_begins_runs_in_another_one(
+    server: Server, client: Client, ws: KernelSocket
+) -> None:
+    ws.run("x = 41")
+    kernel = Frozen(server, client, ws.kernel_id)
+    msg_id = ws.execute("x += 1\nprint(x)")
+    time.sleep(0.3)
+    kernel.kill()
+    cell = ws.collect(msg_id)
+    assert (cell.status, cell.stdout, cell.stderr, cell.duplicates) == ("ok", "42\n", "", [])
+    assert ws.run("print(x)").stdout == "42\n"
+
+
+def test_a_restart_of_a_kernel_that_has_not_begun_runs_nothing(server: Server, client: Client) -> None:
+    session_id = new_id()
+    client.run("x = 41", session_id=session_id)
+    Frozen(server, client, session_id)
+    running = in_background(
+        client.request, "POST", "/exec", json={"lang": "py", "code": "y = 1", "session_id": session_id}
+    )
+    time.sleep(0.3)
+    kernel_id = kernel_of(client, session_id)
+    assert client.request("POST", f"/api/kernels/{kernel_id}/restart").status_code == 200
+    assert running.result(LONG).json()["status"] in ("killed", "error")
+    assert client.printed("print([n in globals() for n in 'xy'])", session_id=session_id) == "[False, False]\n"
+    client.delete(session_id)
+
+
+def test_code_that_kills_its_kernel_at_once_ends_with_it(client: Client) -> None:
+    """However fast it is: the kernel may have had no time to say that it began."""
+    for _ in range(5):
+        reply = client.run("import os; os.kill(os.getpid(), 9)")
+        assert (reply["status"], reply["exit_code"], reply["stdout"]) == ("killed", 137, "")
 
 
 # ---- while a state is restored

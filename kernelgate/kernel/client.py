@@ -32,6 +32,9 @@ IDLE_WAIT = 1.0
 LAST_WORDS = 0.05
 """Seconds in which what a kernel sent before its death is still read."""
 
+BEGIN_SECONDS = 1.0
+"""Seconds within which a kernel that has not said that it began with a request is believed."""
+
 SAVE_GRACE = 3.0
 """Seconds beyond its time limit that a kernel has to send its state."""
 
@@ -110,6 +113,8 @@ class Result:
     """What the kernel replied, if it did."""
     idle: bool = True
     """Whether the kernel said that it has done with the request."""
+    began: bool = True
+    """Whether the code may have run. False: the kernel was dead, or died before it came to it."""
 
 
 class _Run:
@@ -134,7 +139,8 @@ class _Run:
         self._timer: asyncio.TimerHandle | None = None
         self._interrupts = interrupts
         """How many interrupts of the kernel were none of this execution."""
-        self._began = False
+        self.began = False
+        """Whether the kernel has put out anything for the request: it says at first that it is busy."""
         cell = execution.cell
         self._hurries = cell is None and not execution.silent
         self.request = kernel.send(
@@ -160,14 +166,14 @@ class _Run:
 
     def _on_output(self, message: Message) -> None:
         self._last_output = self._loop.time()
-        if not self._began:
+        if not self.began:
             self._begin()
         self.fold.add(message)
         self._await_idle()
 
     def _begin(self) -> None:
         """Interrupt again what was interrupted before the kernel began with it: that did not reach it."""
-        self._began = True
+        self.began = True
         if self._kernel.interrupts > self._interrupts:
             self._kernel.interrupt()
 
@@ -191,6 +197,10 @@ class _Run:
             self.message, self.reply = None, {"status": "error", "ename": ""}
         _complete(self.replied)
         self._await_idle()
+
+    @property
+    def may_have_begun(self) -> bool:
+        return self.began or self.reply is not None or self._kernel.paused
 
     @property
     def _has_state(self) -> bool:
@@ -270,15 +280,7 @@ async def execute(kernel: Kernel, execution: Execution) -> Result:
         raise
     finally:
         run.close()
-    result = _result(kernel, run, timed_out, duration)
-    return replace(
-        result,
-        kernel_lost=kernel.end is not None,
-        snapshot=snapshot,
-        save_error=run.inbox.error if run.inbox is not None else "",
-        reply=run.message,
-        idle=run.fold.idle,
-    )
+    return _result(kernel, run, timed_out, duration, snapshot)
 
 
 async def see_through(work: Coroutine[Any, Any, None]) -> None:
@@ -338,11 +340,23 @@ async def _resume(kernel: Kernel) -> None:
         await kernel.kill()
 
 
-def _result(kernel: Kernel, run: _Run, timed_out: bool, duration: float) -> Result:
+def _result(kernel: Kernel, run: _Run, timed_out: bool, duration: float, snapshot: Snapshot | None) -> Result:
     output = run.fold.result()
     end = kernel.end
     status, exit_code, message = _verdict(output, run.reply, end, timed_out, duration)
-    return Result(status, exit_code, output, duration, message=message)
+    return Result(
+        status,
+        exit_code,
+        output,
+        duration,
+        message,
+        kernel_lost=end is not None,
+        snapshot=snapshot,
+        save_error=run.inbox.error if run.inbox is not None else "",
+        reply=run.message,
+        idle=run.fold.idle,
+        began=run.may_have_begun or timed_out or duration > BEGIN_SECONDS,
+    )
 
 
 def _verdict(

@@ -32,6 +32,9 @@ from kernelgate.sessions.vault import Held
 Json = dict[str, Any]
 OnStart = Callable[[Session, Ready], None]
 
+BEGIN_TRIES = 3
+"""Kernels that are given the code, if each is dead before it begins."""
+
 
 @dataclass(frozen=True)
 class ExecRequest:
@@ -105,8 +108,13 @@ class Executor(LoggingConfigurable):
 
         Raises what `execute` does, and `StateNotSaved` when the code ran and the state could not be stored.
         """
+        has_started = False
 
         def started(session: Session, ready: Ready) -> None:
+            nonlocal has_started
+            if has_started:
+                return
+            has_started = True
             on_start()
             if request.on_event is not None:
                 request.on_event("start", {"session_id": session.id, "status": ready.status})
@@ -119,20 +127,30 @@ class Executor(LoggingConfigurable):
     async def execute(self, request: ExecRequest, on_start: OnStart) -> Done:
         """Run the code; ``on_start`` is called when there is a kernel that is about to be given it.
 
-        Raises `RateLimited` when it takes too long until it is the request's turn, `KernelStartError` and
-        `EngineError` when there is no kernel to be had, `StoreError` when the store does not answer, `Aborted`
-        when the session was restarted or shut down meanwhile.
+        It is called again for each other kernel, where one was dead before it began. Raises `RateLimited` when it
+        takes too long until it is the request's turn, `KernelStartError` and `EngineError` when there is no kernel
+        to be had, `StoreError` when the store does not answer, `Aborted` when the session was restarted or shut
+        down meanwhile.
         """
         async with AsyncExitStack() as held:
             place = await held.enter_async_context(self._place(request))
             session = place.session
             hold = await self._hold(held, session, request)
-            ready = await self._kernel(place, hold.problem if hold is not None else "")
-            on_start(session, ready)
-            self._sessions.mark(session, busy=True)
+            problem = hold.problem if hold is not None else ""
             async with self._state.kept(hold, session.record if session.stored else None):
-                run = await self._execute(place, ready, request)
+                ready, run = await self._run(place, request, problem, on_start)
             return await self._finish(held, session, hold, ready, run)
+
+    async def _run(self, place: Place, request: ExecRequest, problem: str, on_start: OnStart) -> tuple[Ready, Run]:
+        """Run the code in the session's kernel, in another one if that was dead before it began."""
+        for _ in range(BEGIN_TRIES):
+            ready = await self._kernel(place, problem)
+            on_start(place.session, ready)
+            self._sessions.mark(place.session, busy=True)
+            run = await self._execute(place, ready, request)
+            if run.result.began or ready.kernel.closed or ready.kernel.is_ended:
+                break
+        return ready, run
 
     async def _finish(
         self, held: AsyncExitStack, session: Session, hold: Held | None, ready: Ready, run: Run
@@ -185,7 +203,8 @@ class Executor(LoggingConfigurable):
             execution = execution.without_stdin()
         if execution.allow_stdin and execution.on_input is None:
             execution = replace(execution, on_input=partial(_ask_client, session, ready.kernel, request.on_event))
-        execution = replace(execution, interrupted=session.interrupts > place.interrupts)
+        if session.interrupts > place.interrupts:
+            execution = replace(execution, interrupted=True)
         try:
             result = await execute(ready.kernel, execution)
         finally:

@@ -37,10 +37,9 @@ PYTHONS = frozenset({"__annotations__", "__warningregistry__"})
 MAX_INPUTS = 1000
 """The last cells whose text ``In`` keeps."""
 
-NUMBERS = (int, float, bool)
-MAX_BITS = 64
+LARGEST = 1 << 63
 MAX_PLAIN = 200
-"""Characters of a text that is saved together with others."""
+"""Numbers up to that size and texts of so many characters are plain: they are saved together."""
 
 _modules = sys.modules
 _ipythons: set[str] = set()
@@ -85,9 +84,9 @@ def _outputs(outputs: Any) -> list[tuple[str, Any]]:
 
 def _is_plain(value: Any) -> bool:
     kind = type(value)
-    if kind is str:
-        return len(value) <= MAX_PLAIN
-    return kind in NUMBERS and (kind is not int or bool(value.bit_length() <= MAX_BITS))
+    if kind is int:
+        return bool(-LARGEST <= value <= LARGEST)
+    return kind is float or kind is bool or (kind is str and len(value) <= MAX_PLAIN)
 
 
 def _random_states() -> list[tuple[str, Any]]:
