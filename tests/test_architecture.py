@@ -17,7 +17,7 @@ PACKAGE = ROOT / "kernelgate"
 KERNELS = ROOT / "kernels"
 
 LAYERS = [
-    ["kernelgate", "kernelgate.errors", "kernelgate.languages", "kernelgate.settings"],
+    ["kernelgate", "kernelgate.compact", "kernelgate.errors", "kernelgate.languages", "kernelgate.settings"],
     ["kernelgate.auth", "kernelgate.cors"],
     ["kernelgate.resources"],
     ["kernelgate.containers", "kernelgate.images", "kernelgate.stores"],
@@ -34,6 +34,7 @@ LAYERS = [
 """From the ground up. A module imports from its own layer and from those before it."""
 
 DOORS = {
+    "uvloop": {"kernelgate.app"},
     "docker": {"kernelgate.containers.engine", "kernelgate.images.builder"},
     "requests": {"kernelgate.containers.engine", "kernelgate.images.builder"},
     "urllib3": {"kernelgate.containers.engine", "kernelgate.stores.minio"},

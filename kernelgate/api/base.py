@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from kernelgate.api.parse import parse_user
 from kernelgate.auth import Authenticator, Owner
+from kernelgate.compact import compact_json
 from kernelgate.cors import Cors
 from kernelgate.errors import BodyTooLarge, GateError, InvalidRequest, MethodNotAllowed, NotFound
 from kernelgate.health import Health
@@ -111,7 +111,7 @@ class GateHandler(RequestHandler):
     def reply(self, value: Any, status: int = 200) -> None:
         """Finish with ``value`` as JSON."""
         self.set_status(status)
-        self.finish(to_json(value))
+        self.finish(compact_json(value))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = as_gate_error(status_code, kwargs.get("exc_info", (None, None, None))[1])
@@ -182,7 +182,3 @@ def as_gate_error(status: int, error: BaseException | None) -> GateError:
         if 400 <= status < 500:
             return InvalidRequest(error.log_message or "the request cannot be understood")
     return GateError("internal error")
-
-
-def to_json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))

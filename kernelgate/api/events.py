@@ -11,7 +11,8 @@ from typing import Any
 from tornado.concurrent import Future
 from tornado.iostream import StreamClosedError
 
-from kernelgate.api.base import GateHandler, to_json
+from kernelgate.api.base import GateHandler
+from kernelgate.compact import compact_json
 
 MEDIA_TYPE = "text/event-stream"
 
@@ -51,7 +52,7 @@ class EventStream:
 
     def send(self, name: str, data: dict[str, Any]) -> None:
         """Send an event. To a client that has gone nothing is sent."""
-        self._write(f"event: {name}\ndata: {to_json(data)}\n\n")
+        self._write(f"event: {name}\ndata: {compact_json(data)}\n\n")
 
     async def close(self) -> None:
         """End the answer; returns when all of it is on its way."""

@@ -8,11 +8,12 @@ from typing import Any
 
 from tornado.iostream import StreamClosedError
 
-from kernelgate.api.base import BodyHandler, to_json
+from kernelgate.api.base import BodyHandler
 from kernelgate.api.events import wants_events
 from kernelgate.api.parse import known_session_id, parse_session_id
 from kernelgate.api.parse_notebook import parse_flag, parse_notebook
 from kernelgate.api.running import RunHandler
+from kernelgate.compact import compact_json
 from kernelgate.errors import InvalidRequest
 from kernelgate.notebook.document import NBFORMAT, Notebook
 from kernelgate.sessions.notebooks import NotebookRequest
@@ -77,10 +78,10 @@ class ExecuteNotebookHandler(NotebookRunHandler):
 
 async def write_notebook(handler: BodyHandler, notebook: Notebook) -> None:
     """Finish with a notebook, cell by cell: a large one keeps nobody else waiting."""
-    rest = to_json({"metadata": notebook.metadata, **NBFORMAT})
+    rest = compact_json({"metadata": notebook.metadata, **NBFORMAT})
     with contextlib.suppress(StreamClosedError):
         handler.write('{"cells":[')
         for index, cell in enumerate(notebook.cells):
-            handler.write(("," if index else "") + to_json(cell))
+            handler.write(("," if index else "") + compact_json(cell))
             await handler.flush()
         await handler.finish("]," + rest[1:])

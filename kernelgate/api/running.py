@@ -9,8 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from tornado.iostream import StreamClosedError
 
-from kernelgate.api.base import BodyHandler, to_json
+from kernelgate.api.base import BodyHandler
 from kernelgate.api.events import EventStream, wants_events
+from kernelgate.compact import compact_json
 from kernelgate.errors import GateError
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class RunHandler(BodyHandler, Generic[T]):
             self._stream.send("failure", self.error_body(error))
             await self._stream.close()
         elif self._headers_written:
-            self.finish(to_json({"status": "error", **self.error_body(error)}))
+            self.finish(compact_json({"status": "error", **self.error_body(error)}))
         else:
             raise error
 

@@ -19,6 +19,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
+from kernelgate.compact import compact_json, compact_unicode_json
+
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.3"
 MAX_FRAMES = 256
@@ -192,8 +194,8 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     Raises `BadMessage` for what is nested too deep.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        return compact_unicode_json(value).encode()
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        return compact_json(value).encode()
     except RecursionError as error:
         raise BadMessage("nested too deep") from error

@@ -19,6 +19,7 @@ from operator import attrgetter
 from typing import Any
 
 from kernelgate.auth import Owner
+from kernelgate.compact import compact_json
 from kernelgate.errors import Conflict, StateRefused
 
 RECORD_FORMAT = 1
@@ -50,7 +51,9 @@ class Entry:
     @cached_property
     def text(self) -> str:
         """The execution as JSON, made once: a record is written with each execution."""
-        return _json([self.number, self.base, self.version, self.started, self.status, self.blob, self.undone])
+        return compact_json(
+            [self.number, self.base, self.version, self.started, self.status, self.blob, self.undone]
+        )
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Version:
     @cached_property
     def text(self) -> str:
         """The state as JSON."""
-        return _json([self.manifest, self.tag, self.size])
+        return compact_json([self.manifest, self.tag, self.size])
 
 
 @dataclass
@@ -147,7 +150,7 @@ class Record:
         """Return the record as JSON."""
         entries = ",".join(map(_TEXT, self.entries))
         versions = ",".join(f'"{number}":{version.text}' for number, version in self.versions.items())
-        rest = _json({**vars(self), "format": RECORD_FORMAT, "entries": None, "versions": None})
+        rest = compact_json({**vars(self), "format": RECORD_FORMAT, "entries": None, "versions": None})
         return f"[{rest},[{entries}],{{{versions}}}]".encode()
 
     @classmethod
@@ -253,10 +256,6 @@ class Trimmed:
     versions: list[Version]
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
 def kernel_id(session_id: str) -> str:
     """Return what Jupyter calls the kernel of a session: its id if that is a UUID, else one that is made of it."""
     return session_id if UUID.fullmatch(session_id) else str(uuid.uuid5(KERNEL_IDS, session_id))
@@ -284,7 +283,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         value = {"layout": self.layout, "names": self.names}
-        return json.dumps(value, separators=(",", ":")).encode()
+        return compact_json(value).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:

@@ -14,6 +14,7 @@ from typing import Any
 from traitlets import Bool, Float, Int, Unicode
 from traitlets.config import LoggingConfigurable
 
+from kernelgate.compact import compact_json
 from kernelgate.errors import BlobsMissing, LeaseLost, StateRefused, StoreError
 from kernelgate.kernel.client import Execution, Result, execute
 from kernelgate.kernel.hub import Kernel
@@ -285,7 +286,7 @@ ENTRY_FIELDS = ("stdout", "stderr", "outputs", "execution_count", "exit_code", "
 def entry_bytes(run: Run, limit: int) -> bytes:
     """Return what the history keeps of an execution: JSON of at most about ``limit`` bytes."""
     kept: Json = {"code": run.code, **{name: run.reply[name] for name in ENTRY_FIELDS}}
-    data = json.dumps(kept, separators=(",", ":")).encode()
+    data = compact_json(kept).encode()
     if len(data) <= limit:
         return data
     for name in ("code", "stdout", "stderr"):
@@ -296,4 +297,4 @@ def entry_bytes(run: Run, limit: int) -> bytes:
         if room < 0:
             break
         outputs.append(output)
-    return json.dumps({**kept, "outputs": outputs, "cut": True}, separators=(",", ":")).encode()
+    return compact_json({**kept, "outputs": outputs, "cut": True}).encode()

@@ -15,6 +15,7 @@ from logging import Logger
 from typing import Any, TypeVar
 
 from kernelgate.auth import Owner
+from kernelgate.compact import compact_json
 from kernelgate.errors import BlobsMissing, SessionInUse, StateRefused, StoreError
 from kernelgate.kernel.background import Background
 from kernelgate.sessions.archive import Archive
@@ -247,7 +248,7 @@ class Vault:
         return whole, entries.union(*(parts[number] for number in whole))
 
     async def _put_head(self, lease: Lease, record: Record, change: Change, keep: Collection[str]) -> None:
-        info = json.dumps(record.describe(), separators=(",", ":")).encode()
+        info = compact_json(record.describe()).encode()
         head = self._seal.close(lease.key, record.to_bytes())
         await self.hot.commit(
             lease,
