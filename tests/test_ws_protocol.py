@@ -429,6 +429,31 @@ def test_the_first_client_to_come_while_code_runs_learns_that_the_kernel_is_busy
     assert running.result(30)["stdout"] == "late\n"
 
 
+def test_a_cell_that_ended_without_a_word_keeps_no_kernel_busy(client: Client, session_id: str) -> None:
+    """Its idle status is swallowed, and so is the busy status of the next one, which runs as a client comes."""
+    swallow = """
+import time
+kernel, swallowed = get_ipython().kernel, ["idle", "busy"]
+publish = kernel._publish_status
+def choosy(status, channel, parent=None):
+    is_cell = (parent or kernel.get_parent(channel))["header"]["msg_type"] == "execute_request"
+    if is_cell and swallowed and status == swallowed[0]:
+        swallowed.pop(0)
+    else:
+        publish(status, channel, parent)
+kernel._publish_status = choosy
+"""
+    assert client.run(swallow, session_id=session_id)["status"] == "ok"
+    running = in_background(client.run, "time.sleep(2)", session_id=session_id)
+    wait_for(lambda: model(client, session_id)["execution_state"] == "busy")
+    time.sleep(0.3)
+    with KernelSocket(client, session_id) as ws:
+        info = ws.ask("kernel_info_request")
+        ws.wait_quiet()
+        assert {one.parent_id for one in ws.messages if one.state == "busy"} == {info.parent_id}
+    assert running.result(30)["runtime_status"] == "reused"
+
+
 def test_variables_are_the_same_through_both_doors(client: Client, kernel_id: str, ws: KernelSocket) -> None:
     assert ws.run("shared = {'ws': 1}").status == "ok"
     assert client.printed("shared['rest'] = 2; print(shared)", session_id=kernel_id) == "{'ws': 1, 'rest': 2}\n"

@@ -161,8 +161,9 @@ class Kernel(LoggingConfigurable):
         return request
 
     def forget(self, request: Request) -> None:
-        """Take no more messages for ``request``."""
+        """Take no more messages for ``request``: it is done, even where the kernel did not say so."""
         self._requests.pop(request.msg_id, None)
+        self.activity.end(request.msg_id)
         request.reply.cancel()
 
     def is_asked(self, msg_id: str) -> bool:
