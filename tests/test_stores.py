@@ -28,6 +28,7 @@ from kernelgate.errors import BlobsMissing, LeaseLost, StoreError, StoreFull
 from kernelgate.stores.choice import Stores
 from kernelgate.stores.embedded import FILE_BYTES, EmbeddedStore
 from kernelgate.stores.folder import default_state_dir
+from kernelgate.stores.heads import Heads
 from kernelgate.stores.minio import MinioStore
 from kernelgate.stores.redis import RedisStore
 from kernelgate.stores.store import BlobStore, Commit, Lease, SessionStore, check_names
@@ -1037,6 +1038,30 @@ def test_a_lease_comes_with_the_head_that_is_stored_whatever_befell_it(
             for seed in range(5):
                 await use(store, seed)
             await asyncio.gather(*(use(store, seed) for seed in range(5, 15)))
+
+    run(scenario())
+
+
+def test_a_write_that_ends_while_a_lease_is_taken_is_not_overlooked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writing thread comes to its end just as the loop looks what it knows of the head."""
+    look = Heads.get
+
+    def slow_look(heads: Heads, key: str, now: float) -> bytes | None:
+        known = look(heads, key, now)
+        time.sleep(0.3)
+        return known
+
+    async def scenario() -> None:
+        async with opened(EmbeddedStore(state_dir=str(tmp_path))) as store:
+            held = await lease(store)
+            await store.commit(held, change(b"1"))
+            writing = asyncio.ensure_future(store.commit(held, change(b"2")))
+            await asyncio.sleep(0)  # it is on its way to the thread
+            monkeypatch.setattr(Heads, "get", slow_look)
+            assert (await lease(store)).head == b"2"
+            await writing
 
     run(scenario())
 

@@ -137,9 +137,10 @@ class EmbeddedStore(SessionStore):
             token = self._leases.acquire(key, holder, ttl, dead, now)
             return None if token is None else Lease(key, holder, token, read(now))
 
-        known = self._heads.get(key, time.time())
-        if known is not None and self._database.is_idle:
-            return take(lambda _now: known)
+        if self._database.is_idle:  # and stays so while this runs: then what is known of a head is the last word
+            known = self._heads.get(key, time.time())
+            if known is not None:
+                return take(lambda _now: known)
         return await self._database.write(lambda db: take(lambda now: tables.head(db, key, now)))
 
     async def renew(self, lease: Lease, ttl: float) -> bool:
