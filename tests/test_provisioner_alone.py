@@ -339,9 +339,7 @@ def test_jupyter_server_starts_interrupts_restarts_and_ends_kernels(site: Site) 
             wait_for(lambda: [each["Id"] for each in site.containers()] not in ([], [dead]), SOON)
             assert value(client, "1 + 1") == "2"
         assert len(site.containers()) == 1
-        time.sleep(
-            1
-        )  # the kernel answers a moment before Jupyter's restart is over, which no DELETE may interrupt
+        time.sleep(1)  # the kernel answers before Jupyter's restart is over, which no DELETE may interrupt
         assert server.request("DELETE", f"kernels/{kernel}").status_code == 204
         assert site.containers() == []
 

@@ -6,9 +6,6 @@ from collections import OrderedDict
 
 from kernelgate.kernel.messages import BadMessage, Message
 
-OWN_MESSAGES = "kernelgate_"
-"""What begins so is between server and kernel."""
-
 MAX_OPEN = 100
 MAX_OPEN_BYTES = 10_000
 """Requests that a kernel may be busy with, and bytes of the header of one, as far as it is remembered."""
@@ -33,7 +30,7 @@ class Activity:
 
     def watch(self, message: Message) -> None:
         """Take a message of its iopub channel."""
-        if message.msg_type != "status" or is_own(message):
+        if message.msg_type != "status" or message.is_own:
             return
         try:
             is_busy = message.content.get("execution_state") == "busy"
@@ -55,9 +52,3 @@ class Activity:
         self._open.move_to_end(msg_id)
         if len(self._open) > MAX_OPEN:
             self._open.popitem(last=False)
-
-
-def is_own(message: Message) -> bool:
-    """Tell whether a message belongs to what only server and kernel have to do with each other."""
-    parent_type = message.parent_header.get("msg_type")
-    return isinstance(parent_type, str) and parent_type.startswith(OWN_MESSAGES)

@@ -199,10 +199,6 @@ class _Run:
         self._await_idle()
 
     @property
-    def may_have_begun(self) -> bool:
-        return self.began or self.reply is not None or self._kernel.paused
-
-    @property
     def _has_state(self) -> bool:
         return self.inbox is None or self.inbox.complete
 
@@ -344,6 +340,7 @@ def _result(kernel: Kernel, run: _Run, timed_out: bool, duration: float, snapsho
     output = run.fold.result()
     end = kernel.end
     status, exit_code, message = _verdict(output, run.reply, end, timed_out, duration)
+    began = run.began or run.reply is not None or kernel.paused or timed_out or duration > BEGIN_SECONDS
     return Result(
         status,
         exit_code,
@@ -355,7 +352,7 @@ def _result(kernel: Kernel, run: _Run, timed_out: bool, duration: float, snapsho
         save_error=run.inbox.error if run.inbox is not None else "",
         reply=run.message,
         idle=run.fold.idle,
-        began=run.may_have_begun or timed_out or duration > BEGIN_SECONDS,
+        began=began,
     )
 
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from traitlets import Float, Int
 from traitlets.config import LoggingConfigurable
 
-from kernelgate.kernel.activity import is_own
 from kernelgate.kernel.hub import Kernel
 from kernelgate.kernel.journal import Budget, Item, Journal
 from kernelgate.kernel.messages import BadMessage, Message, new_header, read_object, to_json
@@ -419,7 +418,7 @@ class Frontends:
         self.on_close()
 
     def _on_iopub(self, message: Message) -> None:
-        if is_own(message):
+        if message.is_own:
             return
         try:
             parts = checked_parts(message)

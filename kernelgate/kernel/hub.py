@@ -16,10 +16,10 @@ from traitlets.config import LoggingConfigurable
 from kernelgate.containers.engine import GONE, Exit
 from kernelgate.containers.provisioner import DockerProvisioner
 from kernelgate.errors import KernelDied, Unavailable
-from kernelgate.kernel.activity import OWN_MESSAGES, Activity
+from kernelgate.kernel.activity import Activity
 from kernelgate.kernel.channels import Channel
 from kernelgate.kernel.manager import KernelManager
-from kernelgate.kernel.messages import BadMessage, Encoder, Message, parse
+from kernelgate.kernel.messages import OWN_MESSAGES, BadMessage, Encoder, Message, parse
 from kernelgate.kernel.wire import ClientMessage
 from kernelgate.languages import Language
 

@@ -23,6 +23,9 @@ from kernelgate.compact import compact_json, compact_unicode_json
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.3"
+OWN_MESSAGES = "kernelgate_"
+"""What begins so is between server and kernel."""
+
 MAX_FRAMES = 256
 MAX_HEADER_BYTES = 1 << 16
 KNOWN_BYTES, KNOWN_PARENTS = 1 << 10, 256
@@ -60,6 +63,11 @@ class Message:
     def parent_id(self) -> str:
         """The ``msg_id`` of the request that this message belongs to, empty if there is none."""
         return _text(self.parent_header.get("msg_id"))
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it belongs to what only server and kernel have to do with each other."""
+        return _text(self.parent_header.get("msg_type")).startswith(OWN_MESSAGES)
 
     @property
     def size(self) -> int:

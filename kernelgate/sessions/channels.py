@@ -16,12 +16,11 @@ from typing import Any
 
 from kernelgate.auth import Owner
 from kernelgate.errors import Aborted, GateError, Unavailable
-from kernelgate.kernel.activity import OWN_MESSAGES
 from kernelgate.kernel.background import Background
 from kernelgate.kernel.client import Cell, Status
 from kernelgate.kernel.frontends import Connection, Frontends, checked_parts, message_parts
 from kernelgate.kernel.hub import Kernel
-from kernelgate.kernel.messages import BadMessage, Message, to_json
+from kernelgate.kernel.messages import OWN_MESSAGES, BadMessage, Message, to_json
 from kernelgate.kernel.wire import ClientMessage, plain_header
 from kernelgate.languages import Language
 from kernelgate.sessions.control import Control

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib import import_module
 from os import chdir, environ, getcwd
 from random import getstate, setstate
@@ -26,9 +27,6 @@ PLAIN_OUT = f"{SPECIAL}Out"
 IN = f"{SPECIAL}In"
 RANDOM = f"{SPECIAL}random"
 NUMPY = f"{SPECIAL}numpy.random"
-NAMES = {RANDOM: "the state of random", NUMPY: "the state of numpy.random", PLAIN_OUT: "Out"}
-"""What a user knows some of them as."""
-
 LAST = ("_", "__", "___")
 IPYTHONS = re.compile(r"In|Out|_i?h|_oh|_dh|_i{1,3}|_i\d+|_\d+|_{1,3}")
 PYTHONS = frozenset({"__annotations__", "__warningregistry__"})
@@ -37,13 +35,14 @@ PYTHONS = frozenset({"__annotations__", "__warningregistry__"})
 MAX_INPUTS = 1000
 """The last cells whose text ``In`` keeps."""
 
+KNOWN_NAMES = 10_000
+"""Names of which it is remembered whose they are: each cell adds two, and all are looked at with each save."""
+
 LARGEST = 1 << 63
 MAX_PLAIN = 200
 """Numbers up to that size and texts of so many characters are plain: they are saved together."""
 
 _modules = sys.modules
-_ipythons: set[str] = set()
-"""Names that are known to be none of the user's: each cell adds to them, and all are looked at with each save."""
 
 
 def items(shell: Any) -> list[tuple[str, Any]]:
@@ -53,10 +52,7 @@ def items(shell: Any) -> list[tuple[str, Any]]:
     found = [
         (name, value)
         for name, value in namespace.items()
-        if type(name) is str
-        and name not in _ipythons
-        and not (name in hidden and hidden[name] is value)
-        and _is_the_users(name)
+        if type(name) is str and not _is_not_the_users(name) and not (name in hidden and hidden[name] is value)
     ]
     found += [(SPECIAL + name, namespace[name]) for name in LAST if name in namespace]
     found += _outputs(namespace.get("_oh"))
@@ -65,11 +61,9 @@ def items(shell: Any) -> list[tuple[str, Any]]:
     return found + _random_states()
 
 
-def _is_the_users(name: str) -> bool:
-    if IPYTHONS.fullmatch(name) is None and name not in PYTHONS:
-        return True
-    _ipythons.add(name)
-    return False
+@lru_cache(KNOWN_NAMES)
+def _is_not_the_users(name: str) -> bool:
+    return IPYTHONS.fullmatch(name) is not None or name in PYTHONS
 
 
 def _outputs(outputs: Any) -> list[tuple[str, Any]]:
@@ -155,7 +149,7 @@ def shown(label: str) -> str:
     """Return what a user knows the value with this label as."""
     if label.startswith(OUT):
         return f"Out[{label.removeprefix(OUT)}]"
-    return NAMES.get(label, label.lstrip(SPECIAL))
+    return {RANDOM: "the state of random", NUMPY: "the state of numpy.random"}.get(label, label.lstrip(SPECIAL))
 
 
 class Surroundings:
